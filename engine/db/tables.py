@@ -1,0 +1,85 @@
+"""The schema, as SQLAlchemy Core tables; `migrations/` creates it.
+
+Portable over SQLite and PostgreSQL. Times are UTC. Epochs are 63-bit integers
+(`incarnation << 32 | version of the shard's node`) and only ever grow.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+big_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""SQLite numbers rows by itself only in a column of type INTEGER."""
+
+# What was fixed when the cluster was made; a member that differs is refused at the door.
+setting = sa.Table(
+    "setting",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+)
+
+# Each ZooKeeper tree this cluster has lived in, counted; the highest is the present one.
+incarnation = sa.Table(
+    "incarnation",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("registered_at", sa.DateTime(timezone=True), nullable=False),
+)
+
+shard = sa.Table(
+    "shard",
+    metadata,
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.String(255)),
+    sa.Column("taken_at", sa.DateTime(timezone=True)),
+)
+
+host = sa.Table(
+    "host",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("address", sa.String(255), nullable=False),
+    sa.Column("port", sa.Integer, nullable=False),
+    sa.Column("driver", sa.String(64), nullable=False),
+    sa.Column("shard", sa.Integer, nullable=False, index=True),
+    sa.Column("status", sa.String(32), nullable=False, index=True),
+    sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("status_since", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("capabilities", sa.JSON),
+    sa.Column("statistics", sa.JSON),
+    sa.Column("reported_at", sa.DateTime(timezone=True)),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.UniqueConstraint("address", "port"),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", big_id, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("engine", sa.String(255)),
+    sa.Column("host_id", sa.String(36), index=True),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
+# The highest token of each singleton's leadership: a write of a former leader finds a higher one.
+leadership = sa.Table(
+    "leadership",
+    metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("token", sa.BigInteger, nullable=False),
+)
