@@ -6,7 +6,30 @@ Portable over SQLite and PostgreSQL. Times are UTC. Epochs are 63-bit integers
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import sqlalchemy as sa
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware datetimes in, aware UTC datetimes out, also where the database keeps no zone (SQLite)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise TypeError(f"a time without its zone: {value!r}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
 
 metadata = sa.MetaData(
     naming_convention={
@@ -33,7 +56,7 @@ incarnation = sa.Table(
     metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("id", sa.String(36), nullable=False, unique=True),
-    sa.Column("registered_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("registered_at", UtcDateTime(), nullable=False),
 )
 
 shard = sa.Table(
@@ -42,7 +65,7 @@ shard = sa.Table(
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("owner", sa.String(255)),
-    sa.Column("taken_at", sa.DateTime(timezone=True)),
+    sa.Column("taken_at", UtcDateTime()),
 )
 
 host = sa.Table(
@@ -56,11 +79,11 @@ host = sa.Table(
     sa.Column("shard", sa.Integer, nullable=False, index=True),
     sa.Column("status", sa.String(32), nullable=False, index=True),
     sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
-    sa.Column("status_since", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("status_since", UtcDateTime(), nullable=False),
     sa.Column("capabilities", sa.JSON),
     sa.Column("statistics", sa.JSON),
-    sa.Column("reported_at", sa.DateTime(timezone=True)),
-    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("reported_at", UtcDateTime()),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
     sa.UniqueConstraint("address", "port"),
 )
 
@@ -68,7 +91,7 @@ event = sa.Table(
     "event",
     metadata,
     sa.Column("id", big_id, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.Column("at", UtcDateTime(), nullable=False, index=True),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("engine", sa.String(255)),

@@ -1,0 +1,146 @@
+"""The one door to the database: snapshot reads, writing transactions, and writes under a shard guard.
+
+A writing transaction commits when its body ends and leaves nothing behind when it raises or is
+cancelled. On SQLite it takes the write lock at its start (several processes share one file); reads
+never take it. `fenced` is the shard guard of design.md: one SELECT proves, and on PostgreSQL holds
+until the commit, that every shard still bears the epoch under which the caller acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from engine.db import schema, sqlite
+from engine.db.errors import translated
+from engine.db.tables import shard
+from engine.errors import Fenced, InvalidInput
+from engine.plugin import ShardId
+
+_GUARD = (
+    sa.select(shard.c.shard, shard.c.epoch)
+    .where(shard.c.shard.in_(sa.bindparam("shards", expanding=True)))
+    .order_by(shard.c.shard)
+    .with_for_update(read=True)  # FOR SHARE; nothing on SQLite, where BEGIN IMMEDIATE does it
+)
+
+
+def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 5) -> AsyncEngine:
+    """An SQLAlchemy engine as this project uses it. Raises `InvalidInput` for a URL that is none."""
+    try:
+        parsed = sa.make_url(url)
+        dialect = parsed.get_dialect()
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
+        raise InvalidInput(f"not a database URL: {error}", fields={"url": str(error)}) from error
+    if not dialect.is_async:
+        raise InvalidInput(
+            f"the driver of {parsed.drivername!r} is not asynchronous; use sqlite+aiosqlite",
+            fields={"url": "needs an asynchronous driver"},
+        )
+    on_sqlite = dialect.name == "sqlite"
+    try:
+        engine = create_async_engine(
+            parsed,
+            json_serializer=_to_json,
+            json_deserializer=orjson.loads,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=busy_timeout_seconds,
+            connect_args=sqlite.connect_arguments(busy_timeout_seconds) if on_sqlite else {},
+        )
+    except ImportError as error:
+        raise InvalidInput(
+            f"the database driver is not installed: {error.name}", fields={"url": str(error)}
+        ) from error
+    if on_sqlite:
+        sqlite.take_control(engine)
+    return engine
+
+
+class Database:
+    """A pool of connections to one database; an async context manager that closes them.
+
+    Made after the fork and used in one loop. All of its methods raise `Unavailable` when the
+    database does not answer, `Conflict` (`Duplicate`) when a constraint forbids a write.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 5) -> None:
+        self.url = url
+        self._engine = open_engine(url, busy_timeout_seconds=busy_timeout_seconds, pool_size=pool_size)
+        self._busy_timeout_seconds = busy_timeout_seconds
+        reading: dict[str, Any] = {}
+        if self._engine.dialect.name == "postgresql":
+            reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self._engine.execution_options(**reading) if reading else self._engine
+        self._writer = self._engine.execution_options(writing=True)
+        # SQLite's waiters poll (up to 100 ms apart); those of one process can simply queue.
+        self._turn = asyncio.Lock() if self._engine.dialect.name == "sqlite" else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """One consistent snapshot, from the first statement on. Writes nothing."""
+        with translated():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that commits when the body ends, and rolls back when it raises."""
+        async with self._turn or contextlib.nullcontext():
+            with translated():
+                async with self._writer.begin() as connection:
+                    yield connection
+
+    @contextlib.asynccontextmanager
+    async def fenced(self, epochs: Mapping[ShardId, int]) -> AsyncIterator[AsyncConnection]:
+        """A writing transaction in which every shard of `epochs` bears exactly that epoch.
+
+        Raises `Fenced`, naming the shards, before the body runs. An empty mapping guards nothing
+        and is refused with ValueError.
+        """
+        if not epochs:
+            raise ValueError("fenced() needs at least one shard; use writing() for unguarded writes")
+        async with self.writing() as connection:
+            await guard_shards(connection, epochs)
+            yield connection
+
+    async def ping(self) -> None:
+        """Return when the database answers; raise `Unavailable` with the reason when it does not."""
+        async with self.reading() as connection:
+            await connection.execute(sa.text("SELECT 1"))
+
+    async def check_schema(self) -> None:
+        """Raise `SchemaMismatch` unless the schema is exactly the one this code was written for."""
+        async with self.reading() as connection:
+            schema.require_head(await connection.run_sync(schema.revision_of))
+
+
+async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int]) -> None:
+    """The shard guard, for a transaction that is open already: raise `Fenced` naming who differs."""
+    rows = await connection.execute(_GUARD, {"shards": sorted(epochs)})
+    present = {ShardId(number): epoch for number, epoch in rows}
+    differing = {
+        number: present.get(number) for number in sorted(epochs) if present.get(number) != epochs[number]
+    }
+    if differing:
+        told = ", ".join(
+            f"shard {number} has epoch {epoch if epoch is not None else 'none'}, not {epochs[number]}"
+            for number, epoch in differing.items()
+        )
+        raise Fenced(told)
+
+
+def _to_json(value: object) -> str:
+    return orjson.dumps(value).decode()
