@@ -59,7 +59,7 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int =
             f"the database driver is not installed: {error.name}", fields={"url": str(error)}
         ) from error
     if on_sqlite:
-        sqlite.take_control(engine)
+        sqlite.take_control(engine, busy_timeout_seconds)
     return engine
 
 
@@ -131,15 +131,10 @@ async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int
     """The shard guard, for a transaction that is open already: raise `Fenced` naming who differs."""
     rows = await connection.execute(_GUARD, {"shards": sorted(epochs)})
     present = {ShardId(number): epoch for number, epoch in rows}
-    differing = {
-        number: present.get(number) for number in sorted(epochs) if present.get(number) != epochs[number]
-    }
+    differing = [number for number in sorted(epochs) if present.get(number) != epochs[number]]
     if differing:
-        told = ", ".join(
-            f"shard {number} has epoch {epoch if epoch is not None else 'none'}, not {epochs[number]}"
-            for number, epoch in differing.items()
-        )
-        raise Fenced(told)
+        told = (f"shard {n} is at epoch {present.get(n, 'none')}, not {epochs[n]}" for n in differing)
+        raise Fenced("; ".join(told))
 
 
 def _to_json(value: object) -> str:

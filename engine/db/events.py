@@ -163,6 +163,5 @@ class EventStore:
         """
         oldest = sa.select(event.c.id).where(event.c.at < older_than).order_by(event.c.id).limit(limit)
         async with leading(self._database, self._name, leadership) as connection:
-            leadership.check()
             deleted = await connection.execute(event.delete().where(event.c.id.in_(oldest)))
         return deleted.rowcount

@@ -6,6 +6,7 @@ The revisions are the files of `migrations/versions`, found inside the installed
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -32,19 +33,23 @@ def revision_of(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def require_head(revision: str | None) -> None:
-    """Raise `SchemaMismatch`, with the remedy, unless `revision` is `head()`."""
-    if revision == head():
+def require_head(revision: str | None, *, known: Sequence[str] | None = None) -> None:
+    """Raise `SchemaMismatch`, with the remedy, unless `revision` is the newest of `known`.
+
+    `known`: newest first; this code's own by default.
+    """
+    known = known or revisions()
+    if revision == known[0]:
         return
     if revision is None:
         raise SchemaMismatch("the database has no schema yet; run `engine db upgrade`")
-    if revision in revisions():
+    if revision in known:
         raise SchemaMismatch(
-            f"the database's schema ({revision}) is older than this engine's ({head()}); "
+            f"the database's schema ({revision}) is older than this engine's ({known[0]}); "
             "run `engine db upgrade`"
         )
     raise SchemaMismatch(
-        f"the database's schema ({revision}) is newer than this engine's ({head()}); "
+        f"the database's schema ({revision}) is newer than this engine's ({known[0]}); "
         "upgrade this engine, or point it at its own database"
     )
 

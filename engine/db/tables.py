@@ -78,7 +78,7 @@ host = sa.Table(
     sa.Column("driver", sa.String(64), nullable=False),
     sa.Column("shard", sa.Integer, nullable=False, index=True),
     sa.Column("status", sa.String(32), nullable=False, index=True),
-    sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("status_reason", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("status_since", UtcDateTime(), nullable=False),
     sa.Column("capabilities", sa.JSON),
     sa.Column("statistics", sa.JSON),

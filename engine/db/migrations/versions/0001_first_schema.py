@@ -46,7 +46,7 @@ def upgrade() -> None:
         sa.Column("driver", sa.String(64), nullable=False),
         sa.Column("shard", sa.Integer, nullable=False),
         sa.Column("status", sa.String(32), nullable=False),
-        sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
+        sa.Column("status_reason", sa.Text, nullable=False, server_default=sa.text("''")),
         sa.Column("status_since", _time, nullable=False),
         sa.Column("capabilities", sa.JSON),
         sa.Column("statistics", sa.JSON),

@@ -1,0 +1,155 @@
+"""Event rows on a real SQLite file: written with their change, paged, pruned by the latest leader only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from engine.db.database import Database
+from engine.db.events import EventStore, NewEvent, leading, page, record, record_all
+from engine.db.tables import event, leadership
+from engine.errors import AuthorityLost, Fenced
+from engine.plugin import EngineId, HostId
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Lead:
+    """A leadership as far as the guard sees it."""
+
+    def __init__(self, token: int, *, over: bool = False) -> None:
+        self.token = token
+        self.over = over
+
+    def check(self) -> None:
+        if self.over:
+            raise AuthorityLost("over")
+
+    def remaining_seconds(self) -> float:
+        return 0.0 if self.over else 1.0
+
+    async def every(self, seconds: float) -> AsyncIterator[int]:
+        yield 0
+
+
+async def fill(database: Database, count: int) -> None:
+    async with database.writing() as connection:
+        await record_all(
+            connection,
+            [
+                NewEvent(
+                    kind="even" if number % 2 == 0 else "odd",
+                    message=f"number {number}",
+                    host_id=HostId(f"host-{number % 3}"),
+                    at=START + timedelta(minutes=number),
+                )
+                for number in range(count)
+            ],
+        )
+
+
+async def messages(database: Database, **query: object) -> list[str]:
+    async with database.reading() as connection:
+        return [found.message for found in await page(connection, **query)]  # type: ignore[arg-type]
+
+
+async def test_an_event_comes_back_as_it_was_recorded(database: Database) -> None:
+    async with database.writing() as connection:
+        await record(
+            connection,
+            "host.status",
+            "up",
+            engine=EngineId("a"),
+            host_id=HostId("h"),
+            data={"from": "unassigned", "n": [1, None]},
+            at=START,
+        )
+    async with database.reading() as connection:
+        (found,) = await page(connection, limit=10)
+    assert (found.kind, found.message, found.engine, found.host_id) == ("host.status", "up", "a", "h")
+    assert (found.data, found.at, found.id) == ({"from": "unassigned", "n": [1, None]}, START, 1)
+
+
+async def test_an_event_goes_with_the_transaction_that_wrote_it(database: Database) -> None:
+    async def fail() -> None:
+        async with database.writing() as connection:
+            await record(connection, "host.added", "never happened")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert await messages(database, limit=10) == []
+
+
+async def test_pages_go_from_the_newest_to_the_oldest(database: Database) -> None:
+    await fill(database, 5)
+    async with database.reading() as connection:
+        first = await page(connection, limit=2)
+        second = await page(connection, limit=2, before=first[-1].id)
+        third = await page(connection, limit=2, before=second[-1].id)
+    told = [[found.message for found in part] for part in (first, second, third)]
+    assert told == [["number 4", "number 3"], ["number 2", "number 1"], ["number 0"]]
+
+
+async def test_a_follower_gets_what_is_newer_in_the_order_it_happened(database: Database) -> None:
+    await fill(database, 5)
+    assert await messages(database, limit=2, after=2) == ["number 2", "number 3"]
+    assert await messages(database, limit=2, after=5) == []
+
+
+async def test_events_are_found_by_host_and_by_kind(database: Database) -> None:
+    await fill(database, 7)
+    assert await messages(database, limit=9, host_id=HostId("host-0")) == ["number 6", "number 3", "number 0"]
+    assert await messages(database, limit=9, host_id=HostId("host-0"), kind="odd") == ["number 3"]
+
+
+async def test_prune_deletes_the_oldest_up_to_the_limit_and_tells_how_many(database: Database) -> None:
+    await fill(database, 6)
+    store = EventStore(database, name="event_retention")
+    edge = START + timedelta(minutes=4)
+    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 3
+    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 1
+    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 0
+    assert await messages(database, limit=9) == ["number 5", "number 4"]
+
+
+async def test_a_later_leader_fences_an_earlier_one(database: Database) -> None:
+    await fill(database, 3)
+    store = EventStore(database)
+    later, earlier = Lead(2**48 + 9), Lead(2**48 + 8)
+    assert await store.prune(older_than=START, limit=1, leadership=later) == 0
+    with pytest.raises(Fenced, match="a later leader"):
+        await store.prune(older_than=START + timedelta(days=1), limit=9, leadership=earlier)
+    assert len(await messages(database, limit=9)) == 3
+
+
+async def test_one_singletons_leader_does_not_fence_anothers(database: Database) -> None:
+    async with leading(database, "first", Lead(9)):
+        pass
+    async with leading(database, "second", Lead(1)):
+        pass
+    async with database.reading() as connection:
+        rows = await connection.execute(sa.select(leadership).order_by(leadership.c.name))
+        assert [tuple(row) for row in rows] == [("first", 9), ("second", 1)]
+
+
+async def test_a_leader_whose_authority_is_over_prunes_nothing(database: Database) -> None:
+    await fill(database, 3)
+    with pytest.raises(AuthorityLost):
+        await EventStore(database).prune(
+            older_than=START + timedelta(days=1), limit=9, leadership=Lead(1, over=True)
+        )
+    async with database.reading() as connection:
+        assert (await connection.execute(sa.select(sa.func.count()).select_from(event))).scalar_one() == 3
+        assert (await connection.execute(sa.select(leadership))).all() == []
+
+
+async def test_a_plugin_records_an_event_with_its_data(database: Database) -> None:
+    store = EventStore(database, engine=EngineId("a"), now=lambda: START)
+    await store.record("events.pruned", "12 events", count=12)
+    async with database.reading() as connection:
+        (found,) = await page(connection, limit=1)
+    assert (found.engine, found.at, found.data) == ("a", START, {"count": 12})
