@@ -1,0 +1,180 @@
+"""The frozen records of a host: its row, what its owner watches, and what is to be written.
+
+A `HostReport` is what one monitor has to tell the database; two of the same host merge into one,
+so a database that is away costs one record a host and never a status.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from engine.errors import InvalidInput
+from engine.hosts.status import HostStatus
+from engine.plugin import HostCapabilities, HostId, HostStatistics, ShardId
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_DRIVER = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_KEPT_CHANGES = 16
+"""Changes of status that one report carries at most; the oldest ones are given up first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A host as its row has it. `capabilities` and `statistics` are None until first reported."""
+
+    id: HostId
+    name: str
+    address: str
+    port: int
+    driver: str
+    shard: ShardId
+    status: HostStatus
+    status_reason: str
+    status_since: datetime
+    capabilities: Mapping[str, Any] | None
+    statistics: Mapping[str, Any] | None
+    reported_at: datetime | None
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        return cls(**{**row, "status": HostStatus(row["status"])})
+
+
+@dataclass(frozen=True, slots=True)
+class HostPage:
+    """Some hosts in order; `next_marker` is where to go on, None at the end."""
+
+    hosts: tuple[Host, ...]
+    next_marker: HostId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedHost:
+    """The part of a row that its owner needs in order to watch the host."""
+
+    id: HostId
+    name: str
+    address: str
+    port: int
+    driver: str
+    shard: ShardId
+    status: HostStatus
+    status_reason: str
+    status_since: datetime
+    reported_at: datetime | None
+    vm_count: int
+
+    def placed_like(self, other: WatchedHost) -> bool:
+        """Whether both are reached in the same way."""
+        return (self.address, self.port, self.driver, self.shard) == (
+            other.address,
+            other.port,
+            other.driver,
+            other.shard,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A host went from one status to another."""
+
+    before: HostStatus
+    status: HostStatus
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """What a monitor learnt since its last report, in the name of its shard's epoch."""
+
+    host_id: HostId
+    name: str
+    shard: ShardId
+    epoch: int
+    changes: tuple[StatusChange, ...] = ()
+    reported_at: datetime | None = None
+    capabilities: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Any] | None = None
+
+    def then(self, later: HostReport) -> HostReport:
+        """Both in one. Of two epochs the later one counts: its owner saw the host last."""
+        return HostReport(
+            host_id=self.host_id,
+            name=later.name,
+            shard=later.shard,
+            epoch=later.epoch,
+            changes=(self.changes + later.changes)[-_KEPT_CHANGES:],
+            reported_at=later.reported_at or self.reported_at,
+            capabilities=later.capabilities or self.capabilities,
+            statistics=later.statistics or self.statistics,
+        )
+
+
+def capabilities_row(capabilities: HostCapabilities) -> dict[str, Any]:
+    """What is kept of them; the agent's raw answer (tens of KiB) is not."""
+    return {
+        "cpu_cores": capabilities.cpu_cores,
+        "memory_bytes": capabilities.memory_bytes,
+        "cluster_levels": list(capabilities.cluster_levels),
+        "agent_version": capabilities.agent_version,
+        "uuid": capabilities.uuid,
+    }
+
+
+def statistics_row(statistics: HostStatistics) -> dict[str, Any]:
+    """What is kept of them."""
+    return {
+        "vm_count": statistics.vm_count,
+        "vm_active": statistics.vm_active,
+        "vm_migrating": statistics.vm_migrating,
+        "memory_free_bytes": statistics.memory_free_bytes,
+        "cpu_load_percent": statistics.cpu_load_percent,
+    }
+
+
+def checked_name(name: str) -> str:
+    """The name. Raises `InvalidInput` for the field `name`."""
+    if not _NAME.fullmatch(name):
+        wrong = "1 to 255 letters, digits, dots, dashes and underscores, the first a letter or digit"
+        raise InvalidInput(f"not a host name: {name[:80]!r}; allowed: {wrong}", fields={"name": wrong})
+    return name
+
+
+def checked_address(address: str) -> str:
+    """The address in its one spelling: lower case, IP addresses compressed."""
+    spelled = address.strip().lower()
+    try:
+        return str(ipaddress.ip_address(spelled))
+    except ValueError:
+        pass
+    labels = spelled.removesuffix(".").split(".")
+    numeric = labels[-1].isdigit()  # 10.0.0.300 is a mistyped IP address, not a name
+    if len(spelled) > 253 or numeric or not all(_LABEL.fullmatch(label) for label in labels):
+        wrong = "a DNS name or an IPv4 or IPv6 address, without a port"
+        raise InvalidInput(f"not an address: {address[:80]!r}; allowed: {wrong}", fields={"address": wrong})
+    return spelled.removesuffix(".")
+
+
+def checked_port(port: int) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise InvalidInput(f"not a port: {port!r}; allowed: 1 to 65535", fields={"port": "1 to 65535"})
+    return port
+
+
+def checked_driver(driver: str, known: Collection[str] | None) -> str:
+    """The driver's name; where it is known which there are, one of those."""
+    if known is not None and driver not in known:
+        wrong = f"one of {', '.join(sorted(known)) or 'none: no driver is installed'}"
+        raise InvalidInput(f"no driver {driver[:64]!r}; allowed: {wrong}", fields={"driver": wrong})
+    if not _DRIVER.fullmatch(driver):
+        wrong = "the name of a driver"
+        raise InvalidInput(f"not a driver: {driver[:64]!r}", fields={"driver": wrong})
+    return driver

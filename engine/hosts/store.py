@@ -1,0 +1,304 @@
+"""Host rows: added and removed by the API, loaded and written by the owner of their shard.
+
+Invariant: what a monitor reports is written under the guard of its shard's epoch, together with
+the events that tell of it. One stale shard in a batch costs its own rows only; the caller is told
+which, because it is no longer their owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.clock import utcnow
+from engine.db import events
+from engine.db.database import Database
+from engine.db.tables import host, shard
+from engine.errors import Fenced, InvalidInput, NotFound
+from engine.hosts.records import (
+    Host,
+    HostPage,
+    HostReport,
+    WatchedHost,
+    checked_address,
+    checked_driver,
+    checked_name,
+    checked_port,
+)
+from engine.hosts.status import HostStatus
+from engine.plugin import EngineId, HostId, ShardId
+from engine.sharding.hashing import shard_of
+
+_log = logging.getLogger(__name__)
+
+SORT_KEYS = ("name", "address", "status", "created_at", "id")
+MAX_PAGE = 1000
+_ROWS_A_BREATH = 250
+"""Rows converted before the loop gets its turn: a takeover loads thousands."""
+
+_json = sa.JSON(none_as_null=True)
+_WATCHED = (
+    host.c.id,
+    host.c.name,
+    host.c.address,
+    host.c.port,
+    host.c.driver,
+    host.c.shard,
+    host.c.status,
+    host.c.status_reason,
+    host.c.status_since,
+    host.c.reported_at,
+    sa.func.coalesce(host.c.statistics["vm_count"].as_integer(), 0).label("vm_count"),
+)
+_OF_THE_REPORT = (host.c.id == sa.bindparam("of_host")) & (host.c.shard == sa.bindparam("of_shard"))
+_SET_REPORT = (
+    host.update()
+    .where(_OF_THE_REPORT)
+    .values(
+        reported_at=sa.bindparam("to_reported_at"),
+        capabilities=sa.func.coalesce(sa.bindparam("to_capabilities", type_=_json), host.c.capabilities),
+        statistics=sa.func.coalesce(sa.bindparam("to_statistics", type_=_json), host.c.statistics),
+    )
+)
+_SET_STATUS = (
+    host.update()
+    .where(_OF_THE_REPORT)
+    .values(
+        status=sa.bindparam("to_status"),
+        status_reason=sa.bindparam("to_reason"),
+        status_since=sa.bindparam("to_since"),
+    )
+)
+
+
+class HostStore:
+    """The rows of hosts. Raises `Unavailable` when the database does not answer."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        drivers: Collection[str] | None = None,
+        now: Callable[[], datetime] = utcnow,
+    ) -> None:
+        """`drivers`: names that `add` accepts; None where it is not known which are installed."""
+        self._database = database
+        self._drivers = drivers
+        self._now = now
+
+    async def add(self, *, name: str, address: str, port: int, driver: str, shards: int) -> Host:
+        """A new host, `unassigned`, and its event; `shards` is how many the cluster has.
+
+        Raises `InvalidInput` naming the field; `Duplicate` (a `Conflict`) naming `name`, or
+        `address` and `port`, when another host has them. The caller bumps the shard's inbox.
+        """
+        host_id = HostId(str(uuid.uuid4()))
+        now = self._now()
+        added = Host(
+            id=host_id,
+            name=checked_name(name),
+            address=checked_address(address),
+            port=checked_port(port),
+            driver=checked_driver(driver, self._drivers),
+            shard=shard_of(host_id, shards),
+            status=HostStatus.UNASSIGNED,
+            status_reason="",
+            status_since=now,
+            capabilities=None,
+            statistics=None,
+            reported_at=None,
+            created_at=now,
+        )
+        row = {column.name: getattr(added, column.name) for column in host.columns}
+        for unknown_yet in ("capabilities", "statistics"):
+            del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
+        async with self._database.writing() as connection:
+            await connection.execute(host.insert().values({**row, "status": str(added.status)}))
+            await events.record(connection, "host_added", f"host {name} was added", host_id=host_id, at=now)
+        return added
+
+    async def remove(self, host_id: HostId) -> Host:
+        """Delete the host and tell of it. The caller bumps the shard's inbox. Raises `NotFound`."""
+        async with self._database.writing() as connection:
+            removed = await _find(connection, host.c.id == host_id, str(host_id))
+            await connection.execute(host.delete().where(host.c.id == host_id))
+            message = f"host {removed.name} was removed"
+            await events.record(connection, "host_removed", message, host_id=host_id, at=self._now())
+        return removed
+
+    async def get(self, id_or_name: str) -> Host:
+        """The host with this id, else the one with this name. Raises `NotFound`."""
+        wanted = (host.c.id == id_or_name) | (host.c.name == id_or_name)
+        async with self._database.reading() as connection:
+            return await _find(connection, wanted, id_or_name, first=host.c.id == id_or_name)
+
+    async def page(
+        self,
+        *,
+        limit: int = 100,
+        marker: str | None = None,
+        statuses: Iterable[HostStatus] = (),
+        name: str | None = None,
+        sort: str = "name",
+    ) -> HostPage:
+        """Up to `limit` hosts after the host `marker`, in order of `sort` (`-name`: descending).
+
+        `name` is a pattern: `*` stands for anything, `?` for one character. Raises `InvalidInput`.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            wrong = f"1 to {MAX_PAGE}"
+            raise InvalidInput(f"limit {limit} is out of range: {wrong}", fields={"limit": wrong})
+        column, descending = _sorting(sort)
+        query = sa.select(host).limit(limit + 1)
+        query = query.order_by(*(key.desc() if descending else key for key in (column, host.c.id)))
+        if chosen := [str(status) for status in statuses]:
+            query = query.where(host.c.status.in_(chosen))
+        if name is not None:
+            query = query.where(host.c.name.ilike(_like(name), escape="\\"))
+        async with self._database.reading() as connection:
+            if marker is not None:
+                query = query.where(await _beyond(connection, column, marker, descending))
+            rows = (await connection.execute(query)).mappings().all()
+        found = tuple(Host.from_row(dict(row)) for row in rows)
+        more = len(found) > limit
+        return HostPage(found[:limit], found[limit - 1].id if more else None)
+
+    async def for_shards(self, shards: Collection[ShardId]) -> list[WatchedHost]:
+        """What the owner of these shards has to watch."""
+        query = sa.select(*_WATCHED).where(host.c.shard.in_(shards))
+        found: list[WatchedHost] = []
+        async with self._database.reading() as connection:
+            result = await connection.execute(query)
+            while rows := result.fetchmany(_ROWS_A_BREATH):
+                found += (WatchedHost(**{**row._mapping, "status": HostStatus(row.status)}) for row in rows)
+                await asyncio.sleep(0)
+        return found
+
+    async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]:
+        """Write reports and the events of their changes, in one guarded transaction.
+
+        Returns the reports that were dropped because their shard has another epoch by now: whoever
+        reported them is not the owner any more. All others are written, or, when an error is
+        raised, none.
+        """
+        valid = list(reports)
+        stale: list[HostReport] = []
+        while valid:
+            epochs: dict[ShardId, int] = {}
+            for report in valid:
+                epochs[report.shard] = max(report.epoch, epochs.get(report.shard, 0))
+            stale += [report for report in valid if report.epoch != epochs[report.shard]]
+            valid = [report for report in valid if report.epoch == epochs[report.shard]]
+            try:
+                async with self._database.fenced(epochs) as connection:
+                    await _write(connection, valid, engine)
+                break
+            except Fenced as fenced:
+                _log.warning("engine=%s: reports dropped: %s", engine, fenced)
+                # Epochs only grow, so what is stale stays so, and this ends.
+                present = await self._epochs(epochs)
+                stale += [report for report in valid if report.epoch != present.get(report.shard)]
+                valid = [report for report in valid if report.epoch == present.get(report.shard)]
+        return tuple(stale)
+
+    async def count_by_status(self) -> dict[HostStatus, int]:
+        """How many hosts are in each status; statuses that nobody has are absent."""
+        query = sa.select(host.c.status, sa.func.count()).group_by(host.c.status)
+        async with self._database.reading() as connection:
+            return {HostStatus(status): count for status, count in await connection.execute(query)}
+
+    async def _epochs(self, shards: Collection[ShardId]) -> dict[ShardId, int]:
+        query = sa.select(shard.c.shard, shard.c.epoch).where(shard.c.shard.in_(shards))
+        async with self._database.reading() as connection:
+            return {ShardId(number): epoch for number, epoch in await connection.execute(query)}
+
+
+async def _find(
+    connection: AsyncConnection,
+    wanted: sa.ColumnElement[bool],
+    called: str,
+    *,
+    first: sa.ColumnElement[bool] | None = None,
+) -> Host:
+    query = sa.select(host).where(wanted).limit(1)
+    if first is not None:
+        query = query.order_by(sa.case((first, 0), else_=1))
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no host {called[:255]!r}")
+    return Host.from_row(dict(row))
+
+
+def _sorting(sort: str) -> tuple[sa.Column[Any], bool]:
+    key = sort.removeprefix("-")
+    if key not in SORT_KEYS:
+        wrong = f"one of {', '.join(SORT_KEYS)}, with - in front for descending"
+        raise InvalidInput(f"cannot sort by {sort[:64]!r}; allowed: {wrong}", fields={"sort": wrong})
+    return host.columns[key], sort.startswith("-")
+
+
+def _like(pattern: str) -> str:
+    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%").replace("?", "_")
+
+
+async def _beyond(
+    connection: AsyncConnection, column: sa.Column[Any], marker: str, descending: bool
+) -> sa.ColumnElement[bool]:
+    row = (await connection.execute(sa.select(column, host.c.id).where(host.c.id == marker))).one_or_none()
+    if row is None:
+        raise InvalidInput(f"no host has the marker {marker[:64]!r}", fields={"marker": "the id of a host"})
+    here = sa.tuple_(column, host.c.id)
+    there = sa.tuple_(sa.literal(row[0], column.type), sa.literal(row[1]))
+    return here < there if descending else here > there
+
+
+async def _write(connection: AsyncConnection, reports: Sequence[HostReport], engine: EngineId) -> None:
+    answered = [_report_row(report) for report in reports if report.reported_at is not None]
+    changed = [_status_row(report) for report in reports if report.changes]
+    if answered:
+        await connection.execute(_SET_REPORT, answered)
+    if changed:
+        await connection.execute(_SET_STATUS, changed)
+    await events.record_all(connection, (event for report in reports for event in _told(report, engine)))
+
+
+def _report_row(report: HostReport) -> Mapping[str, Any]:
+    return {
+        "of_host": report.host_id,
+        "of_shard": report.shard,
+        "to_reported_at": report.reported_at,
+        "to_capabilities": report.capabilities,
+        "to_statistics": report.statistics,
+    }
+
+
+def _status_row(report: HostReport) -> Mapping[str, Any]:
+    last = report.changes[-1]
+    return {
+        "of_host": report.host_id,
+        "of_shard": report.shard,
+        "to_status": str(last.status),
+        "to_reason": last.reason,
+        "to_since": last.at,
+    }
+
+
+def _told(report: HostReport, engine: EngineId) -> Iterable[events.NewEvent]:
+    for change in report.changes:
+        why = f": {change.reason}" if change.reason else ""
+        yield events.NewEvent(
+            kind="host_status",
+            message=f"host {report.name} is {change.status}{why}",
+            engine=engine,
+            host_id=report.host_id,
+            data={"from": str(change.before), "to": str(change.status), "reason": change.reason},
+            at=change.at,
+        )

@@ -1,0 +1,33 @@
+"""A real SQLite database with the shards of a cluster of eight, each owned under epoch 5."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from engine.db import migrate
+from engine.db.database import Database
+from engine.db.tables import shard
+from engine.hosts.store import HostStore
+
+SHARDS = 8
+EPOCH = 5
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
+    await migrate.upgrade(url)
+    async with Database(url) as opened:
+        async with opened.writing() as connection:
+            await connection.execute(
+                shard.insert(), [{"shard": number, "epoch": EPOCH, "owner": "a"} for number in range(SHARDS)]
+            )
+        yield opened
+
+
+@pytest.fixture
+def store(database: Database) -> HostStore:
+    return HostStore(database, drivers=("vdsm",))
