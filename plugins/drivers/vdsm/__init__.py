@@ -1,1 +1,5 @@
-"""The VDSM driver: JSON-RPC 2.0 over STOMP 1.2 on TCP, plain or mutual TLS."""
+"""The VDSM driver: JSON-RPC 2.0 over STOMP 1.2 on TCP, plain or with mutual TLS."""
+
+from plugins.drivers.vdsm.driver import VdsmDriver
+
+__all__ = ["VdsmDriver"]

@@ -1,0 +1,149 @@
+"""What a host says, from JSON to the contract's records; the one place that knows VDSM's odd types.
+
+Numbers come as numbers in one field and as strings in the next ("cpuCores": "4", "memSize" in MB as
+a string, "memFree" in MB as a number). Either is read; anything else is `MalformedAnswer` naming the
+field, never a default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from engine.plugin import HostCapabilities, HostEvent, HostRefused, HostStatistics, VmId, VmReport
+
+_MEBIBYTE: Final = 1024 * 1024
+_INTERNAL_ERROR: Final = -32603
+_EVENT_KINDS: Final = {"virt|VM_status": "vm_status", "net|host_conn": "network"}
+
+
+class MalformedAnswer(HostRefused):
+    """The host answered, and with something that its protocol does not allow."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_INTERNAL_ERROR, message)
+
+
+def capabilities_from_wire(result: object) -> HostCapabilities:
+    """Read the result of Host.getCapabilities. Raises `MalformedAnswer`."""
+    raw = _mapping(result, "capabilities")
+    levels = raw.get("clusterLevels", [])
+    if not isinstance(levels, list) or not all(isinstance(level, str) for level in levels):
+        raise MalformedAnswer(f"clusterLevels is not a list of strings: {_shown(levels)}")
+    return HostCapabilities(
+        cpu_cores=_integer(raw, "cpuCores"),
+        memory_bytes=_integer(raw, "memSize") * _MEBIBYTE,
+        cluster_levels=tuple(levels),
+        agent_version=_string(raw, "software_version", default=""),
+        uuid=_string(raw, "uuid"),
+        raw=raw,
+    )
+
+
+def statistics_from_wire(result: object) -> HostStatistics:
+    """Read the result of Host.getStats. Raises `MalformedAnswer`.
+
+    The CPU's load is what is not idle: "cpuLoad" is the kernel's load average, not a percentage.
+    """
+    raw = _mapping(result, "statistics")
+    if "cpuIdle" in raw:
+        load = 100.0 - _number(raw, "cpuIdle")
+    else:
+        load = _number(raw, "cpuUser") + _number(raw, "cpuSys")
+    return HostStatistics(
+        vm_count=_integer(raw, "vmCount"),
+        vm_active=_integer(raw, "vmActive"),
+        vm_migrating=_integer(raw, "vmMigrating"),
+        memory_free_bytes=_integer(raw, "memFree") * _MEBIBYTE,
+        cpu_load_percent=min(max(load, 0.0), 100.0),
+        raw=raw,
+    )
+
+
+def vms_from_wire(result: object) -> tuple[VmReport, ...]:
+    """Read the result of Host.getAllVmStats. Raises `MalformedAnswer`."""
+    if not isinstance(result, list):
+        raise MalformedAnswer(f"the VM statistics are not a list: {_shown(result)}")
+    return tuple(_vm_from_wire(_mapping(vm, "a VM's statistics")) for vm in result)
+
+
+def event_from_wire(message: Mapping[str, Any]) -> HostEvent:
+    """Read a notification: method `<receiver>|<component>|<operation>|<subject>`.
+
+    Of a VM's event, `params` are what it says about that VM; of others, all that it says. Raises
+    `MalformedAnswer`.
+    """
+    method = message["method"]
+    parts = method.split("|", 3) if isinstance(method, str) else ()
+    if len(parts) != 4:
+        raise MalformedAnswer(f"{_shown(method)} does not name an event")
+    _, component, operation, subject = parts
+    params = dict(_mapping(message.get("params"), f"params of the event {method}"))
+    notified = _number(params, "notify_time") / 1000 if "notify_time" in params else 0.0
+    word = f"{component}|{operation}"
+    kind = _EVENT_KINDS.get(word, word)
+    if kind == "vm_status":
+        params = dict(_mapping(params.get(subject), f"params of the event {method}"))
+        _string(params, "status")
+    return HostEvent(kind=kind, subject=subject, params=params, notify_seconds=notified)
+
+
+def refusal_from_wire(error: object) -> HostRefused:
+    """Read the error of a reply; one without code or message is a `MalformedAnswer`, raised alike."""
+    if isinstance(error, Mapping):
+        code, message = error.get("code"), error.get("message")
+        if isinstance(code, int) and not isinstance(code, bool) and isinstance(message, str):
+            return HostRefused(code, message)
+    return MalformedAnswer(f"the error is not a code and a message: {_shown(error)}")
+
+
+def _vm_from_wire(raw: Mapping[str, Any]) -> VmReport:
+    return VmReport(
+        vm_id=VmId(_string(raw, "vmId")),
+        status=_string(raw, "status"),
+        exit_code=_integer(raw, "exitCode") if "exitCode" in raw else None,
+        exit_reason=_integer(raw, "exitReason") if "exitReason" in raw else None,
+        exit_message=_string(raw, "exitMessage", default=""),
+    )
+
+
+def _mapping(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedAnswer(f"{what} are not an object: {_shown(value)}")
+    return value
+
+
+def _string(raw: Mapping[str, Any], name: str, *, default: str | None = None) -> str:
+    value = raw.get(name, default)
+    if not isinstance(value, str):
+        raise MalformedAnswer(f"{name} is not a string: {_shown(value)}")
+    return value
+
+
+def _integer(raw: Mapping[str, Any], name: str) -> int:
+    value = raw.get(name)
+    if isinstance(value, str) and len(value) <= 20:
+        with contextlib.suppress(ValueError):
+            value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedAnswer(f"{name} is not a whole number: {_shown(value)}")
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str) -> float:
+    value = raw.get(name)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise MalformedAnswer(f"{name} is not a number: {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
