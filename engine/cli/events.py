@@ -1,0 +1,41 @@
+"""`engine events list`: what happened, the newest last, as a log reads."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cliff.lister import Lister
+
+from engine.cli.client import add_api_options, open_api
+from engine.cli.columns import table
+
+COLUMNS = ("id", "at", "kind", "message", "engine", "host_id")
+DEFAULT_LIMIT = 50
+
+
+class EventsList(Lister):
+    """List the latest events, the newest last."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.set_defaults(print_empty=True)
+        parser.add_argument(
+            "--limit",
+            type=int,
+            default=DEFAULT_LIMIT,
+            metavar="N",
+            help=f"at most this many (default: {DEFAULT_LIMIT})",
+        )
+        parser.add_argument("--kind", metavar="KIND", help="only those of this kind (host.status, ...)")
+        parser.add_argument("--host", metavar="ID", help="only those about the host with this id")
+        add_api_options(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        params = {"kind": parsed_args.kind, "host": parsed_args.host}
+        with open_api(parsed_args) as api:
+            events = list(api.pages("/v1/events", "events", limit=parsed_args.limit, params=params))
+        events.sort(key=lambda event: int(event["id"]))
+        return table(events, COLUMNS, output=parsed_args.formatter, times=("at",))
