@@ -1,0 +1,144 @@
+"""What can be done to simulated hosts from outside: faults, events, VMs, counters.
+
+Each command acts on one host at a time and returns something that JSON can carry; `fleet.py` applies
+it to all hosts that were named. Arguments come from a control client and are checked here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from plugins.simulator.host import SimulatedHost
+from plugins.simulator.link import Refused
+from plugins.simulator.machines import VmStatus
+
+Arguments = Mapping[str, Any]
+
+
+async def _slow(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.slow_seconds = _number(arguments, "milliseconds", least=0) / 1000
+
+
+async def _silent(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.silent = bool(arguments.get("on", True))
+
+
+async def _error(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.error_code = _number(arguments, "code")
+    host.faults.error_left = _number(arguments, "count", least=-1, default=-1)
+
+
+async def _drop_replies(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.drop_left = _number(arguments, "count", least=-1, default=-1)
+
+
+async def _refuse_stale(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.refuse_stale = bool(arguments.get("on", True))
+
+
+async def _refuse(host: SimulatedHost, arguments: Arguments) -> None:
+    host.refuse()
+
+
+async def _crash(host: SimulatedHost, arguments: Arguments) -> None:
+    host.crash()
+
+
+async def _restore(host: SimulatedHost, arguments: Arguments) -> None:
+    """Healthy again: listening, without any fault."""
+    host.faults.clear()
+    try:
+        await host.restore()
+    except OSError as error:
+        raise Refused(f"port {host.port}: {error.strerror}") from error
+
+
+async def _clear(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.clear()
+
+
+async def _event(host: SimulatedHost, arguments: Arguments) -> None:
+    kind, params = arguments.get("kind"), arguments.get("params", {})
+    if not isinstance(kind, str) or not isinstance(params, dict):
+        raise Refused("event needs kind (text) and params (a map)")
+    host.emit(kind, params)
+
+
+async def _add_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
+    ids = arguments.get("ids")
+    if ids is None:
+        ids = [str(uuid.uuid4()) for _ in range(_number(arguments, "count", least=0, default=1))]
+    try:
+        status = VmStatus(arguments.get("status", VmStatus.UP.value))
+    except ValueError as error:
+        raise Refused(f"status must be one of: {', '.join(VmStatus)}") from error
+    if not isinstance(ids, list) or not all(isinstance(vm_id, str) for vm_id in ids):
+        raise Refused("ids must be a list of texts")
+    for vm_id in ids:
+        if vm_id in host.vms:
+            raise Refused(f"VM {vm_id} exists on host {host.port}")
+        host.machines.place(vm_id, name=f"vm-{vm_id[:8]}", memory_mb=1024, status=status)
+    return ids
+
+
+async def _remove_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
+    ids = arguments.get("ids")
+    ids = list(host.vms) if ids is None else [vm_id for vm_id in ids if vm_id in host.vms]
+    for vm_id in ids:
+        host.machines.destroy(host.vms[vm_id])
+    return ids
+
+
+async def _vms(host: SimulatedHost, arguments: Arguments) -> dict[str, str]:
+    return {vm.vm_id: vm.status.value for vm in host.vms.values()}
+
+
+async def _counters(host: SimulatedHost, arguments: Arguments) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(host.counters),
+        "open_connections": host.open_connections,
+        "vms": len(host.vms),
+        "epoch": host.epoch,
+        "state": host.state,
+    }
+
+
+async def _power(host: SimulatedHost, arguments: Arguments) -> dict[str, str]:
+    """What the host's power-management card does."""
+    action = arguments.get("action")
+    if action == "status":
+        return {"power": host.power}
+    if action in ("off", "reboot"):
+        host.crash()
+    if action in ("on", "reboot"):
+        await host.restore()
+    return {"power": host.power, "operationStatus": "initiated"}
+
+
+COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
+    "slow": _slow,
+    "silent": _silent,
+    "error": _error,
+    "drop_replies": _drop_replies,
+    "refuse_stale": _refuse_stale,
+    "refuse": _refuse,
+    "crash": _crash,
+    "restore": _restore,
+    "clear": _clear,
+    "event": _event,
+    "add_vms": _add_vms,
+    "remove_vms": _remove_vms,
+    "vms": _vms,
+    "counters": _counters,
+    "power": _power,
+}
+
+
+def _number(arguments: Arguments, name: str, *, least: int | None = None, default: int | None = None) -> int:
+    value = arguments.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        raise Refused(f"{name} must be a whole number" + ("" if least is None else f", {least} or more"))
+    return value

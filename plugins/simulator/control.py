@@ -1,0 +1,125 @@
+"""Command a running simulation: faults, events, VMs, counters. Used by the demo, tests and `ctl`.
+
+Everywhere `ports` names the hosts; None means all of them. What was set stays until it is set anew,
+`clear`ed or the host is `restore`d. Errors are `Refused` (the simulation said why) and `LinkClosed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plugins.simulator.link import LINE_LIMIT, Link, LinkClosed, Refused
+
+__all__ = ["HostCounters", "LinkClosed", "Refused", "Simulator", "open_simulator"]
+
+Ports = Iterable[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostCounters:
+    """What one host has seen. `stale`: requests bearing an epoch lower than `epoch`, the highest seen.
+
+    `state` is listening, refusing or crashed.
+    """
+
+    requests: int
+    connections: int
+    stale: int
+    refused_stale: int
+    open_connections: int
+    vms: int
+    epoch: int
+    state: str
+
+
+@contextlib.asynccontextmanager
+async def open_simulator(control: Path | str) -> AsyncIterator[Simulator]:
+    """Connect to the control socket that `--control` named. Raises OSError."""
+    reader, writer = await asyncio.open_unix_connection(control, limit=LINE_LIMIT)
+    async with Link(reader, writer) as link:
+        yield Simulator(link)
+
+
+class Simulator:
+    """One control client."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def ports(self) -> list[int]:
+        """All hosts, in order."""
+        return [int(port) for port in await self._link.call("ports")]
+
+    async def slow(self, ports: Ports, *, milliseconds: int) -> None:
+        """Carry requests out so much later; 0 is as fast as can be."""
+        await self.command("slow", ports, milliseconds=milliseconds)
+
+    async def silent(self, ports: Ports, *, on: bool = True) -> None:
+        """Accept connections and requests, answer nothing, send no heart-beat."""
+        await self.command("silent", ports, on=on)
+
+    async def error(self, ports: Ports, *, code: int, count: int = -1) -> None:
+        """Refuse the next `count` requests (-1: all) with `code`: 99 recovering, 1100 too busy."""
+        await self.command("error", ports, code=code, count=count)
+
+    async def drop_replies(self, ports: Ports, *, count: int = -1) -> None:
+        """Carry out the next `count` requests (-1: all) and lose the answers."""
+        await self.command("drop_replies", ports, count=count)
+
+    async def refuse_stale(self, ports: Ports, *, on: bool = True) -> None:
+        """Refuse requests that bear an epoch lower than one seen before (no real agent does)."""
+        await self.command("refuse_stale", ports, on=on)
+
+    async def refuse(self, ports: Ports) -> None:
+        """Stop the agent: connections are reset and refused; VMs run on."""
+        await self.command("refuse", ports)
+
+    async def crash(self, ports: Ports) -> None:
+        """The machine dies: as `refuse`, and its VMs are gone."""
+        await self.command("crash", ports)
+
+    async def restore(self, ports: Ports) -> None:
+        """Listen again, without faults."""
+        await self.command("restore", ports)
+
+    async def clear(self, ports: Ports) -> None:
+        """Forget slow, silent, error and drop_replies; leaves a stopped host stopped."""
+        await self.command("clear", ports)
+
+    async def event(self, ports: Ports, *, kind: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send an event such as `|net|host_conn|` to all who subscribed."""
+        await self.command("event", ports, kind=kind, params=dict(params or {}))
+
+    async def add_vms(
+        self, ports: Ports, *, count: int = 1, ids: Iterable[str] | None = None, status: str = "Up"
+    ) -> dict[int, list[str]]:
+        """Put VMs on each host, with new ids unless `ids` are given; the ids by host."""
+        details: dict[str, Any] = {"count": count, "status": status}
+        if ids is not None:
+            details["ids"] = list(ids)
+        return await self.command("add_vms", ports, **details)
+
+    async def remove_vms(self, ports: Ports, *, ids: Iterable[str] | None = None) -> dict[int, list[str]]:
+        """Destroy these VMs (None: all); the ids by host."""
+        return await self.command("remove_vms", ports, ids=None if ids is None else list(ids))
+
+    async def vms(self, ports: Ports = None) -> dict[int, dict[str, str]]:
+        """Status by VM id, by host."""
+        return await self.command("vms", ports)
+
+    async def counters(self, ports: Ports = None) -> dict[int, HostCounters]:
+        return {
+            port: HostCounters(**values) for port, values in (await self.command("counters", ports)).items()
+        }
+
+    async def command(self, do: str, ports: Ports, **details: Any) -> dict[int, Any]:
+        """Any command, by name; what each host said. Raises `Refused` or `LinkClosed`."""
+        answer = await self._link.call(
+            "hosts", command=do, ports=None if ports is None else list(ports), details=details
+        )
+        return {int(port): value for port, value in answer.items()}

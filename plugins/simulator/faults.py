@@ -1,0 +1,42 @@
+"""What is wrong with a host on purpose. Set over the control interface, read at each request.
+
+A fresh object is a healthy host; `refuse` and `crash` are states of the host itself (`host.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Faults:
+    """`error_left` and `drop_left` count down; -1 means until cleared."""
+
+    slow_seconds: float = 0.0
+    silent: bool = False
+    error_code: int = 0
+    error_left: int = 0
+    drop_left: int = 0
+    refuse_stale: bool = False
+
+    def clear(self) -> None:
+        """Healthy again. Refusing older epochs is a property of the host, not a fault, and stays."""
+        self.slow_seconds = 0.0
+        self.silent = False
+        self.error_code = self.error_left = self.drop_left = 0
+
+    def take_error(self) -> int | None:
+        """The code to refuse this request with, or None."""
+        if self.error_left == 0:
+            return None
+        if self.error_left > 0:
+            self.error_left -= 1
+        return self.error_code
+
+    def take_drop(self) -> bool:
+        """True when the answer of this request is to be lost after it was carried out."""
+        if self.drop_left == 0:
+            return False
+        if self.drop_left > 0:
+            self.drop_left -= 1
+        return True

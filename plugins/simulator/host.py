@@ -1,0 +1,225 @@
+"""One simulated host: a listener on its own port, a broker, VMs, and the faults it was given.
+
+A host listens, refuses (its agent is stopped: the port answers RST, its VMs run on) or has crashed
+(as before, and its VMs are gone). Ten thousand of them are alive at once, so all that is not needed
+by every host is made when it is first used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from plugins.simulator.broker import EVENTS, Broker
+from plugins.simulator.connection import AgentConnection
+from plugins.simulator.faults import Faults
+from plugins.simulator.log import WitnessLog, boottime
+from plugins.simulator.machines import Machines, Vm
+from plugins.simulator.migration import Migration
+from plugins.simulator.reports import exit_fields
+from plugins.simulator.site import Power, Site
+from plugins.simulator.verbs import VerbError
+from plugins.simulator.wheel import TimerWheel
+
+_BACKLOG = 128
+_NO_VMS: Mapping[str, Vm] = {}
+_FENCE_FAILED = 18
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a host has seen since it was made. `stale`: requests of an epoch lower than one seen."""
+
+    requests: int = 0
+    connections: int = 0
+    stale: int = 0
+    refused_stale: int = 0
+
+
+class SimulatedHost:
+    """`port` is its name: the simulation knows a host by nothing else."""
+
+    __slots__ = (
+        "_connections",
+        "_life",
+        "_machines",
+        "_server",
+        "_started",
+        "broker",
+        "counters",
+        "crashed",
+        "epoch",
+        "faults",
+        "migrations",
+        "port",
+        "site",
+        "waiting",
+    )
+
+    def __init__(self, site: Site, port: int) -> None:
+        self.site = site
+        self.port: int = port
+        self.broker = Broker()
+        self.faults = Faults()
+        self.counters = Counters()
+        self.epoch = 0  # the highest that any request has borne
+        self.waiting = 0  # requests of a slow host that are not carried out yet
+        self.crashed = False
+        self.migrations: dict[str, Migration] | None = None
+        self._machines: Machines | None = None
+        self._connections: set[AgentConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._started = boottime()
+        self._life = 0  # grows when the host crashes: what was under way belongs to the life before
+
+    # --- what connections and verbs use ---
+
+    @property
+    def wheel(self) -> TimerWheel:
+        return self.site.wheel
+
+    @property
+    def log(self) -> WitnessLog:
+        return self.site.log
+
+    @property
+    def vms(self) -> Mapping[str, Vm]:
+        return _NO_VMS if self._machines is None else self._machines.by_id
+
+    @property
+    def machines(self) -> Machines:
+        if self._machines is None:
+            self._machines = Machines(self.site.wheel, self.site.pace, self._vm_changed)
+        return self._machines
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    @property
+    def power(self) -> str:
+        return "off" if self.crashed else "on"
+
+    @property
+    def state(self) -> str:
+        """`listening`, `refusing` or `crashed`."""
+        if self.crashed:
+            return "crashed"
+        return "refusing" if self._server is None else "listening"
+
+    @staticmethod
+    def now() -> float:
+        return boottime()
+
+    def uptime_seconds(self) -> float:
+        return boottime() - self._started
+
+    def after(self, seconds: float, work: Callable[[], None]) -> None:
+        """Do `work` later, unless the host is dead by then."""
+        life = self._life
+        self.waiting += 1
+
+        def do() -> None:
+            if self._life == life:
+                self.waiting -= 1
+                work()
+
+        self.wheel.after(seconds, do)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[None]:
+        return self.site.spawn(work, name=name)
+
+    def emit(self, kind: str, params: dict[str, Any]) -> None:
+        """Tell every subscriber of the event queue. Nothing is kept for those who come later."""
+        event = {
+            "jsonrpc": "2.0",
+            "method": kind,
+            "params": {**params, "notify_time": int(boottime() * 1000)},
+        }
+        self.broker.publish(EVENTS, orjson.dumps(event))
+
+    async def fence(self, port: int, action: Power) -> dict[str, str]:
+        """Have another host switched on or off, as its power-management card would."""
+        try:
+            return await self.site.power(port, action)
+        except LookupError as error:
+            raise VerbError(_FENCE_FAILED, f"no power management answers on port {port}") from error
+
+    def migration_progress(self, vm: Vm) -> int:
+        """Percent of a migration under way; 100 where there is none."""
+        migration = (self.migrations or {}).get(vm.vm_id)
+        return 100 if migration is None else migration.progress()
+
+    def opened(self, connection: AgentConnection, peer: int) -> None:
+        self._connections.add(connection)
+        self.counters.connections += 1
+        self.log.connection(self.port, opened=True, peer=peer)
+
+    def closed(self, connection: AgentConnection, peer: int) -> None:
+        self._connections.discard(connection)
+        self.log.connection(self.port, opened=False, peer=peer)
+
+    # --- its life ---
+
+    async def listen(self, sock: socket.socket | None = None) -> None:
+        """Accept clients, on `sock` if it is bound already. Raises OSError if the port is taken."""
+        if self._server is not None:
+            return
+        if sock is None:
+            sock = bound_socket(self.port)
+        try:
+            self._server = await self.site.loop.create_server(
+                lambda: AgentConnection(self), sock=sock, ssl=self.site.server_tls, backlog=_BACKLOG
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def refuse(self) -> None:
+        """Stop the agent: the listener closes, open connections are reset, VMs run on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in tuple(self._connections):
+            connection.reset()
+
+    def crash(self) -> None:
+        """Stop the agent, and the machine with it: the VMs are gone."""
+        self._life += 1
+        self.waiting = 0
+        self.crashed = True
+        self.refuse()
+        for migration in tuple((self.migrations or {}).values()):
+            migration.task.cancel()
+        if self._machines is not None:
+            self._machines.lose_all()
+
+    async def restore(self) -> None:
+        """Run again after `refuse` or `crash`."""
+        if self.crashed:
+            self.crashed = False
+            self._started = boottime()
+        await self.listen()
+
+    def _vm_changed(self, vm: Vm) -> None:
+        fields: dict[str, Any] = {"status": vm.status.value}
+        if not vm.running:
+            fields |= exit_fields(vm.exit)
+        self.emit(f"|virt|VM_status|{vm.vm_id}", {vm.vm_id: fields})
+
+
+def bound_socket(port: int) -> socket.socket:
+    """A socket bound to `port` of 127.0.0.1 (0: any free one), not listening yet. Raises OSError."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,199 @@
+"""The witness's log: what each simulated host was asked, when, by which engine, under which epoch.
+
+One JSON line a request, `{"t", "host", "engine", "epoch", "verb", "id", "op"}`, and one a connection
+opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`; `t` is CLOCK_BOOTTIME in
+seconds. Each process appends to a file of its own and a host lives in one process, so a host's lines
+are in the order in which they happened; `read_log` merges the files of the running boot. Lines wait
+in memory for the turn of the loop that made them, no longer: no death of an engine can lose one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+_BUFFER_BYTES = 256 * 1024
+
+
+def boottime() -> float:
+    """Seconds since boot, suspended time included: one clock for all processes of a machine."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _boot() -> str:
+    """Which boot this is: times of another one must not be merged with ours."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as a host received it. Without an engine's headers `engine` is "" and `epoch` None."""
+
+    t: float
+    host: int
+    engine: str
+    epoch: int | None
+    verb: str
+    id: str
+    op: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChange:
+    """A connection to a host began or ended. `peer` is the client's port."""
+
+    t: float
+    host: int
+    opened: bool
+    peer: int
+
+
+class WitnessLog:
+    """Appends to one file of `directory`, or only counts when there is none.
+
+    `soon` is asked to call `flush` once the present turn of the loop is over. `limit_bytes` bounds the
+    file: when it is full it becomes `<name>.old`, replacing the one before.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        soon: Callable[[Callable[[], None]], object],
+        limit_bytes: int = 1 << 30,
+    ) -> None:
+        self.requests = 0
+        self._soon = soon
+        self._path: Path | None = None
+        self._fd = -1
+        self._limit = limit_bytes
+        self._written = 0
+        self._lines: list[bytes] = []
+        self._pending = 0
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._path = directory / f"{_boot()}-{int(boottime() * 1000):013d}-{os.getpid()}.jsonl"
+            self._open()
+
+    def request(
+        self, host: int, *, engine: str, epoch: int | None, verb: object, request_id: object, op: str
+    ) -> None:
+        """A host was asked. `verb` and `request_id` are whatever the client sent."""
+        self.requests += 1
+        if self._fd < 0:
+            return
+        self._add(
+            {
+                "t": boottime(),
+                "host": host,
+                "engine": engine,
+                "epoch": epoch,
+                "verb": _text(verb),
+                "id": _text(request_id),
+                "op": op,
+            }
+        )
+
+    def connection(self, host: int, *, opened: bool, peer: int) -> None:
+        if self._fd >= 0:
+            state = "opened" if opened else "closed"
+            self._add({"t": boottime(), "host": host, "connection": state, "peer": peer})
+
+    def _add(self, entry: dict[str, object]) -> None:
+        line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+        if not self._lines:
+            self._soon(self.flush)
+        self._lines.append(line)
+        self._pending += len(line)
+        if self._pending >= _BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered. Raises OSError (a full disk must not make a silent witness)."""
+        if not self._lines:
+            return
+        data = memoryview(b"".join(self._lines))
+        self._lines.clear()
+        self._pending = 0
+        self._written += len(data)
+        while data:
+            data = data[os.write(self._fd, data) :]
+        if self._written >= self._limit and self._path is not None:
+            os.close(self._fd)
+            os.replace(self._path, self._path.with_suffix(".jsonl.old"))
+            self._open()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self.flush()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        assert self._path is not None
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._written = os.fstat(self._fd).st_size
+
+
+def read_log(directory: Path) -> Iterator[Request | ConnectionChange]:
+    """All entries of this boot in the order of time; a host's own entries keep their order exactly.
+
+    A last line that is cut short (the simulator was killed) is left out. Raises ValueError for
+    anything else that is not a line of ours: a witness does not skip what it cannot read.
+    """
+    files = [*directory.glob(f"{_boot()}-*.jsonl.old"), *directory.glob(f"{_boot()}-*.jsonl")]
+    return heapq.merge(*map(_entries, files), key=lambda entry: entry.t)
+
+
+def read_requests(directory: Path) -> list[Request]:
+    """The requests alone, in the order of time."""
+    return [entry for entry in read_log(directory) if isinstance(entry, Request)]
+
+
+def _entries(path: Path) -> Iterator[Request | ConnectionChange]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _entry(orjson.loads(line))
+            except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+                raise ValueError(f"{path}, line {number}: not an entry of the log: {error!r}") from error
+
+
+def _entry(line: dict[str, object]) -> Request | ConnectionChange:
+    if "connection" in line:
+        opened = line["connection"] == "opened"
+        return ConnectionChange(_float(line["t"]), _int(line["host"]), opened, _int(line["peer"]))
+    epoch = line["epoch"]
+    return Request(
+        t=_float(line["t"]),
+        host=_int(line["host"]),
+        engine=str(line["engine"]),
+        epoch=None if epoch is None else _int(epoch),
+        verb=str(line["verb"]),
+        id=str(line["id"]),
+        op=str(line["op"]),
+    )
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _float(value: object) -> float:
+    if not isinstance(value, float | int):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
