@@ -40,8 +40,8 @@ find_python() {
 
 # The same choice as engine.coordination makes. A stub answers, but names no version.
 java_runs() {
-    java=java
-    [ ! -x "${JAVA_HOME:-}/bin/java" ] || java=$JAVA_HOME/bin/java
+    java=${JAVA_HOME:-}/bin/java
+    [ -n "${JAVA_HOME:-}" ] && [ -x "$java" ] || java=java
     case $("$java" -version 2>&1) in *version\ \"[0-9]*) ;; *) return 1 ;; esac
 }
 

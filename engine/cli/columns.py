@@ -58,15 +58,6 @@ def local_time(iso: str) -> str:
     return _parsed(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def age(iso: str, now: datetime) -> str:
-    """`12 s`, `3 min`, `2 h`, `5 d`: whole units, the largest that is not zero."""
-    seconds = max(0, int((now - _parsed(iso)).total_seconds()))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
 def _parsed(iso: str) -> datetime:
     moment = datetime.fromisoformat(iso)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
