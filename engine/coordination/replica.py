@@ -1,0 +1,218 @@
+"""A local copy of a subtree, kept current by one persistent recursive watch.
+
+The watch is set before the first read, so nothing falls between. An event makes us read the changed
+paths again, many in one request; a deletion needs no read. Values are applied by mzxid, deletions in
+order of arrival. After a reconnect the watch is set again and everything compared: a gap is closed
+by difference, never by silence. Watches give the latest value, not each one in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from engine.coordination.operations import Node
+from engine.errors import AuthorityLost, OutcomeUnknown, Unavailable
+
+_DELETED_EVENT = 2
+
+Subscriber = Callable[[frozenset[str]], None]
+
+
+class Source(Protocol):
+    """What a replica needs of a session."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def watch_tree(self, path: str) -> None: ...
+
+    async def get_many(self, paths: Sequence[str]) -> list[Node | None]: ...
+
+    async def children_of_many(self, paths: Sequence[str]) -> list[list[str]]: ...
+
+    async def sync(self, path: str) -> None: ...
+
+
+class Replica:
+    """Nodes by path relative to the root, which itself is ''.
+
+    In the stat of a node that has children, `children` and `pzxid` are those of its last write:
+    the birth of a child is an event of the child alone.
+    """
+
+    def __init__(self, source: Source, root: str, logger: logging.Logger) -> None:
+        self.root = root
+        self._source = source
+        self._logger = logger
+        self._nodes: dict[str, Node] = {}
+        self.nodes: Mapping[str, Node] = MappingProxyType(self._nodes)
+        self.current = False
+        self._subscribers: list[Subscriber] = []
+        self._dirty: set[str] = set()
+        self._deleted: set[str] = set()  # while a read is under way, whose answer may be older
+        self._reading = False
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._round = 0
+        self._round_ended = asyncio.Event()
+        self.complete = asyncio.Event()
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call `callback` in the loop with the relative paths that were created, set or deleted."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    async def fresh(self) -> None:
+        """Return when all that was written before this call is visible. Raises `Unavailable`."""
+        await self._source.sync(self.root)
+        # The events came before the reply. One round may be under way with older answers, so what
+        # is dirty now has been read when the round after it has ended.
+        target = self._round + 2
+        while (self._dirty or self._reading or not self.current) and self._round < target:
+            if not self._source.connected:
+                raise Unavailable("the connection to ZooKeeper broke")
+            self._round_ended.clear()
+            await self._round_ended.wait()
+
+    # --- called by the session, in the loop -------------------------------------------------------
+
+    def covers(self, path: str) -> bool:
+        return path == self.root or path.startswith(self.root + "/")
+
+    def on_event(self, kind: int, path: str) -> None:
+        name = path[len(self.root) + 1 :]
+        if kind == _DELETED_EVENT:
+            self._remove(name)
+            self._dirty.discard(name)
+            if self._reading:
+                self._deleted.add(name)
+        else:
+            self._dirty.add(name)
+            self._wake.set()
+
+    def on_connection(self, connected: bool) -> None:
+        """The server forgets our watch with the connection."""
+        self.current = False
+        self._wake.set()
+        self._round_ended.set()
+
+    async def run(self) -> None:
+        """Keep the copy current until cancelled or the session ends."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                if self._source.connected:
+                    await self._catch_up()
+            except OutcomeUnknown:
+                raise
+            except Unavailable as error:
+                self._logger.debug("replica=%s waits for the connection: %s", self.root, error)
+            except AuthorityLost:
+                return
+            finally:
+                self._end_round()
+
+    def start(self) -> None:
+        self._wake.set()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        if not self.current:
+            await self._resync()
+        while self._dirty and self.current:
+            names = list(self._dirty)
+            self._dirty.clear()
+            self._begin_read()
+            try:
+                found = await self._source.get_many([self._path(name) for name in names])
+            except BaseException:
+                self._dirty.update(names)
+                raise
+            self._apply(zip(names, found, strict=True))
+            self._end_round()
+
+    async def _resync(self) -> None:
+        """List the whole subtree and apply the difference."""
+        self.current = True  # a disconnection meanwhile makes it false again
+        self._begin_read()
+        self._dirty.clear()
+        await self._source.watch_tree(self.root)
+        found = await self._list()
+        if not self.current:
+            self._wake.set()
+            return
+        gone = self._nodes.keys() - found.keys()
+        self._apply([*found.items(), *((name, None) for name in gone)])
+        self.complete.set()
+
+    async def _list(self) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        level = [""]
+        while level:
+            nodes = await self._source.get_many([self._path(name) for name in level])
+            here = {name: node for name, node in zip(level, nodes, strict=True) if node is not None}
+            found |= here
+            parents = [name for name, node in here.items() if node.stat.children]
+            families = await self._source.children_of_many([self._path(name) for name in parents])
+            level = [
+                f"{parent}/{child}" if parent else child
+                for parent, family in zip(parents, families, strict=True)
+                for child in family
+            ]
+        return found
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    # --- applying ---------------------------------------------------------------------------------
+
+    def _begin_read(self) -> None:
+        self._reading = True
+        self._deleted.clear()
+
+    def _end_round(self) -> None:
+        self._reading = False
+        self._round += 1
+        self._round_ended.set()
+
+    def _apply(self, answers: Iterable[tuple[str, Node | None]]) -> None:
+        self._reading = False
+        for name, node in answers:
+            if name in self._deleted:
+                # Deleted after the question: the answer may be from before. Ask again.
+                self._dirty.add(name)
+                self._wake.set()
+            elif node is None:
+                self._remove(name)
+            else:
+                self._put(name, node)
+
+    def _put(self, name: str, node: Node) -> None:
+        known = self._nodes.get(name)
+        if known is not None:
+            same = known.stat.czxid == node.stat.czxid and known.stat.mzxid == node.stat.mzxid
+            if same or node.stat.mzxid < known.stat.mzxid:
+                return
+        self._nodes[name] = node
+        self._tell(name)
+
+    def _remove(self, name: str) -> None:
+        if self._nodes.pop(name, None) is not None:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._notify)
+        self._changed.add(name)
+
+    def _notify(self) -> None:
+        changed = frozenset(self._changed)
+        self._changed.clear()
+        for subscriber in list(self._subscribers):
+            subscriber(changed)
