@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from engine.errors import InvalidInput
 from engine.hosts.status import HostStatus
@@ -20,6 +20,10 @@ from engine.plugin import HostCapabilities, HostId, HostStatistics, ShardId
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _DRIVER = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_MOST_CORES = 1_000_000
+_MOST_BYTES = 2**60
+_MOST_VMS = 100_000
+_Number = TypeVar("_Number", int, float)
 _KEPT_CHANGES = 16
 """Changes of status that one report carries at most; the oldest ones are given up first."""
 
@@ -118,26 +122,41 @@ class HostReport:
         )
 
 
+class ImplausibleAnswer(InvalidInput):
+    """A host reported something that no host can mean."""
+
+
 def capabilities_row(capabilities: HostCapabilities) -> dict[str, Any]:
-    """What is kept of them; the agent's raw answer (tens of KiB) is not."""
+    """What is kept of them; the agent's raw answer (tens of KiB) is not. Raises `ImplausibleAnswer`."""
     return {
-        "cpu_cores": capabilities.cpu_cores,
-        "memory_bytes": capabilities.memory_bytes,
-        "cluster_levels": list(capabilities.cluster_levels),
-        "agent_version": capabilities.agent_version,
-        "uuid": capabilities.uuid,
+        "cpu_cores": _plausible("cpu_cores", capabilities.cpu_cores, _MOST_CORES),
+        "memory_bytes": _plausible("memory_bytes", capabilities.memory_bytes, _MOST_BYTES),
+        "cluster_levels": [printable(level, 64) for level in capabilities.cluster_levels[:64]],
+        "agent_version": printable(capabilities.agent_version, 255),
+        "uuid": printable(capabilities.uuid, 255),
     }
 
 
 def statistics_row(statistics: HostStatistics) -> dict[str, Any]:
-    """What is kept of them."""
+    """What is kept of them. Raises `ImplausibleAnswer`."""
     return {
-        "vm_count": statistics.vm_count,
-        "vm_active": statistics.vm_active,
-        "vm_migrating": statistics.vm_migrating,
-        "memory_free_bytes": statistics.memory_free_bytes,
-        "cpu_load_percent": statistics.cpu_load_percent,
+        "vm_count": _plausible("vm_count", statistics.vm_count, _MOST_VMS),
+        "vm_active": _plausible("vm_active", statistics.vm_active, _MOST_VMS),
+        "vm_migrating": _plausible("vm_migrating", statistics.vm_migrating, _MOST_VMS),
+        "memory_free_bytes": _plausible("memory_free_bytes", statistics.memory_free_bytes, _MOST_BYTES),
+        "cpu_load_percent": _plausible("cpu_load_percent", statistics.cpu_load_percent, 100),
     }
+
+
+def printable(text: str, length: int) -> str:
+    """What a host said, fit for a row and a terminal: one line, without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:length])
+
+
+def _plausible(what: str, value: _Number, most: int) -> _Number:
+    if not 0 <= value <= most:  # false for NaN, too
+        raise ImplausibleAnswer(f"the host reports a {what} of {str(value)[:40]}")
+    return value
 
 
 def checked_name(name: str) -> str:

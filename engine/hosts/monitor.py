@@ -1,0 +1,383 @@
+"""Watches one host: `poll` is one round of questions, and its answers move the host's status.
+
+There is no task of its own and no timer: the fleet calls `poll` when `wants_poll` says so, so an
+idle host costs this object and its connection. A driver checks authority before each write; while
+a check refuses, nothing is concluded about the host. Invariant: only an answer of the host, or the
+lack of one while this engine was allowed to ask, changes its status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from engine.errors import AuthorityLost, EngineError, HostRefused
+from engine.hosts.measures import FleetCounters
+from engine.hosts.options import MonitorSettings
+from engine.hosts.pacing import Gate, Grid
+from engine.hosts.records import (
+    HostReport,
+    ImplausibleAnswer,
+    StatusChange,
+    WatchedHost,
+    capabilities_row,
+    printable,
+    statistics_row,
+)
+from engine.hosts.status import (
+    MONITORED,
+    PROVING,
+    SETTLED,
+    CapabilitiesOk,
+    FoundUnfit,
+    HostState,
+    HostStatus,
+    NetworkFailed,
+    Observation,
+    Recovering,
+    Refused,
+    StatisticsOk,
+    TimePassed,
+    transition,
+)
+from engine.hosts.vms import VmTable
+from engine.plugin import (
+    Authority,
+    EngineId,
+    HostConnection,
+    HostDriver,
+    HostEvent,
+    HostTarget,
+    ShardId,
+    VmId,
+)
+
+_log = logging.getLogger(__name__)
+
+RECOVERING_CODE = 99
+BUSY_CODE = 1100
+_BUSY_SECONDS_MAX = 60.0
+_CLOSE_SECONDS = 5.0
+_REASON_LENGTH = 500
+
+
+class ShardClaim(Protocol):
+    """What the owner of a shard acts under."""
+
+    @property
+    def shard(self) -> ShardId: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def authority(self) -> Authority: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorContext:
+    """What all monitors of a fleet share."""
+
+    engine: EngineId
+    settings: MonitorSettings
+    grid: Grid
+    gate: Gate
+    counters: FleetCounters
+    report: Callable[[HostReport], None]
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+
+
+class HostMonitor:
+    """One host, in the name of one claim. `due_at` is on the context's clock."""
+
+    __slots__ = (
+        "_busy",
+        "_capabilities_due",
+        "_context",
+        "_driver",
+        "_last_refusal",
+        "_reported_at",
+        "_urgent",
+        "_vms_at",
+        "claim",
+        "connection",
+        "due_at",
+        "ended",
+        "host",
+        "slot",
+        "state",
+        "task",
+        "vms",
+    )
+
+    def __init__(
+        self, host: WatchedHost, claim: ShardClaim, driver: HostDriver | None, context: MonitorContext
+    ) -> None:
+        """`driver` is None where this engine has none of the name that the row gives."""
+        now, wall = context.clock(), context.now()
+
+        def ours(moment: datetime) -> float:
+            return now - max(0.0, (wall - moment).total_seconds())
+
+        self.host = host
+        self.claim = claim
+        self.state = HostState(
+            status=host.status,
+            reason=host.status_reason,
+            since=ours(host.status_since),
+            last_ok=None if host.reported_at is None else ours(host.reported_at),
+            vms=host.vm_count,
+        )
+        self.connection: HostConnection | None = None
+        self.vms = VmTable()
+        self.task: asyncio.Task[None] | None = None  # the round in progress; the fleet's
+        self.slot = context.grid.slot_of(host.id)
+        self.due_at = now if host.status in MONITORED else math.inf
+        self.ended = False
+        self._driver = driver
+        self._context = context
+        self._busy = 0
+        self._capabilities_due = False
+        self._urgent = False
+        self._vms_at = -math.inf
+        self._reported_at = -math.inf
+        self._last_refusal: str | None = None
+
+    def wants_poll(self, at: float) -> bool:
+        """Whether a round is due, or the connection was lost and is to be made anew."""
+        if self.due_at <= at:
+            return True
+        return self.connection is not None and self.connection.lost.is_set() and not self.ended
+
+    async def poll(self) -> None:
+        """One round. What the host or the driver does wrong never leaves this method."""
+        if self._driver is None:
+            self._observe(FoundUnfit(self._context.clock(), f"this engine has no driver {self.host.driver}"))
+            self.due_at = math.inf
+            return
+        started = self._context.clock()
+        due_at = min(self.due_at, started)
+        self._urgent = False
+        self._context.counters.polls += 1
+        self._observe(TimePassed(started))
+        try:
+            await self._ask(self._driver, due_at)
+        except AuthorityLost:
+            await self._hold_off()
+        except (HostRefused, ImplausibleAnswer) as refused:
+            self._refused(refused)
+        except (EngineError, TimeoutError) as error:
+            await self._failed(str(error) or "the driver did not answer within its deadline")
+        except Exception as error:
+            # A fault of the driver must cost one host, not the engine's fleet.
+            self._context.counters.faults += 1
+            _log.exception("%s: the driver failed", self._called)
+            await self._failed(f"the driver failed: {error!r}")
+        else:
+            self._busy = 0
+            self._last_refusal = None
+        if self.state.status not in MONITORED:
+            await self.close()
+        finished = self._context.clock()
+        self._context.counters.poll_seconds.observe(finished - started)
+        self.due_at = self._next_due(finished)
+
+    def heard(self, event: HostEvent) -> None:
+        """The host said something unasked."""
+        if self.ended:
+            return
+        self._context.counters.events += 1
+        at = self._context.clock()
+        if event.kind == "vm_status":
+            status = event.params.get("status")
+            if isinstance(status, str):
+                self.vms.said(VmId(event.subject), status, stamped=event.notify_seconds, at=at)
+        elif event.kind == "network":
+            # Not at once: a host that says so all the time gets one round a tick.
+            self._capabilities_due = self._urgent = True
+            self.due_at = min(self.due_at, self._context.grid.next_tick(self.slot, at))
+
+    def end(self) -> None:
+        """Act no more, from this moment on. `close` frees the connection afterwards."""
+        self.ended = True
+        self.due_at = math.inf
+        if self.task is not None:
+            self.task.cancel()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one, without lingering."""
+        if self.connection is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.connection.close()
+        except TimeoutError:
+            _log.warning("%s: the driver did not close the connection", self._called)
+        except Exception:
+            self._context.counters.faults += 1
+            _log.exception("%s: the driver failed to close the connection", self._called)
+        self.connection = None
+
+    # --- a round --------------------------------------------------------------------------------
+
+    async def _ask(self, driver: HostDriver, due_at: float) -> None:
+        context = self._context
+        connection, fresh = self.connection, False
+        if connection is None or connection.lost.is_set():
+            async with context.gate.passing():
+                context.counters.lateness.observe(context.clock() - due_at)
+                connection, fresh = await self._connect(driver), True
+        else:
+            context.counters.lateness.observe(context.clock() - due_at)
+        capabilities: Mapping[str, Any] | None = None
+        if self.state.status in PROVING:
+            capabilities = await self._ask_capabilities(connection)
+        elif self._capabilities_due and not fresh:
+            # After a takeover the statistics come first: they show that the host is well.
+            self._tell(capabilities=await self._ask_capabilities(connection))
+        async with asyncio.timeout(context.settings.call_deadline_seconds):
+            row = statistics_row(await connection.statistics())
+        before = self.state.status
+        self._observe(StatisticsOk(context.clock(), row["vm_count"]))
+        news = capabilities is not None or self.state.status is not before
+        self._tell(capabilities=capabilities, statistics=row, news=news)
+        await self._ask_vms(connection, fresh)
+
+    async def _connect(self, driver: HostDriver) -> HostConnection:
+        await self.close()
+        self.vms.reconnected()
+        self._capabilities_due = True
+        self._context.counters.connects += 1
+        target = HostTarget(
+            host_id=self.host.id,
+            address=self.host.address,
+            port=self.host.port,
+            engine=self._context.engine,
+            epoch=self.claim.epoch,
+        )
+        async with asyncio.timeout(self._context.settings.call_deadline_seconds):
+            self.connection = await driver.connect(
+                target, authority=self.claim.authority, on_event=self.heard
+            )
+        return self.connection
+
+    async def _ask_capabilities(self, connection: HostConnection) -> Mapping[str, Any]:
+        self._capabilities_due = False  # before the call: what the host says meanwhile counts
+        try:
+            async with asyncio.timeout(self._context.settings.call_deadline_seconds):
+                row = capabilities_row(await connection.capabilities())
+        except BaseException:
+            self._capabilities_due = True
+            raise
+        self._observe(CapabilitiesOk(self._context.clock()))
+        return row
+
+    async def _ask_vms(self, connection: HostConnection, fresh: bool) -> None:
+        asked_at = self._context.clock()
+        status = self.state.status
+        if status not in MONITORED or not (fresh or status in SETTLED or asked_at >= self._vms_at):
+            return
+        async with asyncio.timeout(self._context.settings.call_deadline_seconds):
+            reports = await connection.vms()
+        self.vms.reported(reports, asked_at=asked_at)
+        self._vms_at = self._context.grid.next_period(self.slot, asked_at)
+
+    # --- what is concluded ----------------------------------------------------------------------
+
+    def _observe(self, observation: Observation) -> None:
+        before = self.state.status
+        self.state = transition(self.state, observation, self._context.settings.timings)
+        after = self.state.status
+        if after is before:
+            return
+        self._context.counters.transitions += 1
+        why = f": {self.state.reason}" if self.state.reason else ""
+        _log.info("%s: %s -> %s%s", self._called, before, after, why)
+        self._context.report(
+            HostReport(
+                host_id=self.host.id,
+                name=self.host.name,
+                shard=self.host.shard,
+                epoch=self.claim.epoch,
+                changes=(StatusChange(before, after, self.state.reason, self._context.now()),),
+            )
+        )
+
+    def _tell(
+        self,
+        *,
+        capabilities: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Any] | None = None,
+        news: bool = True,
+    ) -> None:
+        """Report to the database; what is no news, once a period."""
+        at = self._context.clock()
+        settings = self._context.settings
+        if not news and at < self._reported_at + settings.statistics_seconds - settings.tick_seconds / 2:
+            return
+        self._reported_at = at
+        self._context.report(
+            HostReport(
+                host_id=self.host.id,
+                name=self.host.name,
+                shard=self.host.shard,
+                epoch=self.claim.epoch,
+                reported_at=self._context.now(),
+                capabilities=capabilities,
+                statistics=statistics,
+            )
+        )
+
+    def _refused(self, refused: HostRefused | ImplausibleAnswer) -> None:
+        """The host is alive, and of no use just now."""
+        self._context.counters.refusals += 1
+        at = self._context.clock()
+        code = refused.code if isinstance(refused, HostRefused) else None
+        self._busy = self._busy + 1 if code == BUSY_CODE else 0
+        self._observe(Recovering(at) if code == RECOVERING_CODE else Refused(at))
+        told = printable(str(refused), _REASON_LENGTH)
+        if told != self._last_refusal:
+            self._last_refusal = told
+            _log.warning("%s: %s", self._called, told)
+
+    async def _failed(self, why: str) -> None:
+        await self.close()
+        try:
+            self.claim.authority.check()
+        except AuthorityLost:
+            # Our own network is in doubt, or the call ended early for want of authority.
+            await self._hold_off()
+            return
+        self._context.counters.failures += 1
+        self._observe(NetworkFailed(self._context.clock(), printable(why, _REASON_LENGTH)))
+
+    async def _hold_off(self) -> None:
+        """Authority refuses: for a while (the session is suspended), or for good."""
+        self._urgent = True
+        if self.claim.authority.remaining_seconds() <= 0.0:
+            self.ended = True
+            await self.close()
+
+    # --- when next ------------------------------------------------------------------------------
+
+    def _next_due(self, after: float) -> float:
+        if self.ended or self.state.status not in MONITORED:
+            return math.inf
+        settings = self._context.settings
+        pause = 0.0
+        if self._busy:
+            pause = min(_BUSY_SECONDS_MAX, settings.tick_seconds * 2.0**self._busy) - settings.tick_seconds
+        elif self.state.status is HostStatus.NON_RESPONSIVE:
+            beyond = max(0, self.state.attempts - settings.timings.grace_attempts - 3)
+            pause = settings.tick_seconds * (min(settings.period_ticks, 2 ** min(beyond, 16)) - 1)
+        settled = self.state.status in SETTLED and not self._urgent
+        turn = self._context.grid.next_period if settled else self._context.grid.next_tick
+        return turn(self.slot, after + max(0.0, pause))
+
+    @property
+    def _called(self) -> str:
+        return f"engine={self._context.engine} host={self.host.id} name={self.host.name}"

@@ -1,0 +1,132 @@
+"""Gathers the reports of all monitors and writes them in batches; one writer a fleet.
+
+Invariant: no status is lost while the database is away. Reports of one host merge into one, so
+what waits is bounded by the number of hosts, and it is tried again until it is written or its
+shard belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
+from typing import Protocol
+
+from engine.errors import Unavailable
+from engine.hosts.measures import FleetCounters
+from engine.hosts.options import MonitorSettings
+from engine.hosts.records import HostReport
+from engine.plugin import EngineId, HostId, ShardId
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class ReportStore(Protocol):
+    """Where reports go; `HostStore` is it."""
+
+    async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]: ...
+
+
+class ReportWriter:
+    """`on_stale` gets the reports that were refused because their shard has a later owner."""
+
+    def __init__(
+        self,
+        store: ReportStore,
+        *,
+        engine: EngineId,
+        settings: MonitorSettings,
+        counters: FleetCounters,
+        on_stale: Callable[[Sequence[HostReport]], None],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._settings = settings
+        self._counters = counters
+        self._on_stale = on_stale
+        self._waiting: dict[HostId, HostReport] = {}
+        self._wanted = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Hosts whose reports are not written yet."""
+        return len(self._waiting)
+
+    def put(self, report: HostReport) -> None:
+        """Have a report written soon."""
+        earlier = self._waiting.get(report.host_id)
+        self._waiting[report.host_id] = earlier.then(report) if earlier else report
+        self._wanted.set()
+
+    def forget(self, shards: Collection[ShardId]) -> None:
+        """Drop what waits for shards that are not ours any more."""
+        gone = [host for host, report in self._waiting.items() if report.shard in shards]
+        for host in gone:
+            del self._waiting[host]
+        self._counters.reports_dropped += len(gone)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        failed = 0
+        while True:
+            await self._wanted.wait()
+            if len(self._waiting) < self._settings.flush_rows:
+                await asyncio.sleep(self._settings.flush_seconds)
+            try:
+                async with self._writing:
+                    await self._write(list(islice(self._waiting.values(), self._settings.flush_rows)))
+            except Unavailable as error:
+                if not failed:
+                    _log.warning("engine=%s: reports of hosts wait: %s", self._engine, error)
+                await asyncio.sleep(_RETRY_SECONDS[min(failed, len(_RETRY_SECONDS) - 1)])
+                failed += 1
+                continue
+            if failed:
+                _log.info("engine=%s: reports of hosts are written again", self._engine)
+                failed = 0
+            if not self._waiting:
+                self._wanted.clear()
+
+    async def flush(self, shards: Collection[ShardId]) -> None:
+        """Write now what waits for these shards. Raises `Unavailable`."""
+        async with self._writing:
+            while batch := [report for report in self._waiting.values() if report.shard in shards]:
+                await self._write(batch[: self._settings.flush_rows])
+
+    async def _write(self, batch: Sequence[HostReport]) -> None:
+        """Write these together; where one of them cannot be written, find it and drop it alone.
+
+        Ending the engine over it would not help: the heir would meet the same host.
+        """
+        for report in batch:
+            del self._waiting[report.host_id]
+        parts = [batch] if batch else []
+        while parts:
+            part = parts.pop()
+            try:
+                stale = await self._store.record(part, engine=self._engine)
+            except (Unavailable, asyncio.CancelledError):
+                self._counters.flush_failures += 1
+                self._put_back(report for each in (*parts, part) for report in each)
+                raise
+            except Exception:
+                if len(part) > 1:
+                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                    continue
+                self._counters.faults += 1
+                self._counters.reports_dropped += 1
+                _log.exception("engine=%s host=%s: cannot be written", self._engine, part[0].host_id)
+                continue
+            self._counters.reports_written += len(part) - len(stale)
+            self._counters.reports_dropped += len(stale)
+            if stale:
+                self._on_stale(stale)
+
+    def _put_back(self, reports: Iterable[HostReport]) -> None:
+        for report in reports:
+            later = self._waiting.get(report.host_id)
+            self._waiting[report.host_id] = report.then(later) if later else report
