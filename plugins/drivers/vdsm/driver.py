@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -87,13 +88,20 @@ def _name(target: HostTarget) -> str:
     return f"{address}:{target.port}"
 
 
+def _why(error: OSError) -> str:
+    """The system's own words; asyncio's say less, and resolvers use numbers of their own."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
 async def _connected_socket(target: HostTarget, name: str, authority: Authority) -> socket.socket:
     """Try the address, or each address of the name, in turn."""
     loop = asyncio.get_running_loop()
     try:
         found = await _resolve(target)
     except OSError as error:
-        raise HostUnreachable(f"{name}: {error.strerror or error}") from error
+        raise HostUnreachable(f"{name}: {_why(error)}") from error
     failures: list[OSError] = []
     for family, address in found:
         sock = open_socket(family, authority)
@@ -107,7 +115,7 @@ async def _connected_socket(target: HostTarget, name: str, authority: Authority)
             raise
         else:
             return sock
-    raise HostUnreachable(f"{name}: {failures[-1].strerror or failures[-1]}") from failures[-1]
+    raise HostUnreachable(f"{name}: {_why(failures[-1])}") from failures[-1]
 
 
 async def _resolve(target: HostTarget) -> list[tuple[int, Any]]:

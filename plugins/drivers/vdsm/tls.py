@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from engine.plugin import InvalidInput
+from engine.plugin import EngineError, InvalidInput
 
 _PIECE: Final = 4096
 """A memory BIO never gives back what it once grew to, so it is filled in pieces of this size."""
@@ -36,8 +36,16 @@ def client_context(
     return context
 
 
+class TlsFault(EngineError):
+    """TLS failed, or the host ended it. `clear` is what it had said before in the same piece."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"TLS failed: {reason}")
+        self.clear = b""
+
+
 class TlsChannel:
-    """One connection's TLS. `outgoing()` must be sent after each of the other calls."""
+    """One connection's TLS. `outgoing()` must be sent after `begin` and `open`, also after a fault."""
 
     __slots__ = ("_from_wire", "_ssl", "_to_wire", "established")
 
@@ -51,24 +59,32 @@ class TlsChannel:
         self._shake_hands()
 
     def outgoing(self) -> bytes:
-        """The records that await sending, often none."""
+        """The records that await sending, often none; after a fault the alert that says why."""
         return self._to_wire.read()
 
     def seal(self, data: bytes) -> bytes:
         """The records that carry `data`, and whatever awaited sending before them."""
-        self._ssl.write(data)
+        try:
+            self._ssl.write(data)
+        except ssl.SSLError as error:
+            raise TlsFault(_reason(error)) from error
         return self._to_wire.read()
 
     def open(self, records: memoryview) -> bytes:
         """What these bytes from the wire say in clear; they may end inside a record.
 
-        Raises `ssl.SSLError`, also for an orderly end: the agent never ends a session that way.
+        Raises `TlsFault`, also for an orderly end: what follows could not be trusted to be the host's.
         """
         clear: list[bytes] = []
-        for at in range(0, len(records), _PIECE):
-            self._from_wire.write(records[at : at + _PIECE])
-            if self.established or self._shake_hands():
-                self._read_into(clear)
+        try:
+            for at in range(0, len(records), _PIECE):
+                self._from_wire.write(records[at : at + _PIECE])
+                if self.established or self._shake_hands():
+                    self._read_into(clear)
+        except ssl.SSLError as error:
+            fault = TlsFault(_reason(error))
+            fault.clear = b"".join(clear)
+            raise fault from error
         return clear[0] if len(clear) == 1 else b"".join(clear)
 
     def _shake_hands(self) -> bool:
@@ -86,8 +102,14 @@ class TlsChannel:
             except ssl.SSLWantReadError:
                 return
             if not data:
-                raise ssl.SSLZeroReturnError("the host ended the TLS session")
+                raise ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "the host ended the session")
             clear.append(data)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{error.reason}: {error.verify_message}"
+    return getattr(error, "reason", None) or error.strerror or str(error)
 
 
 def _refuse_pass_phrase() -> str:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 from typing import Final, Protocol, cast
 
 from engine.plugin import Authority, HostUnreachable
 from plugins.drivers.vdsm.stomp import HEARTBEAT, Decoder, Frame, ProtocolError, encode
-from plugins.drivers.vdsm.tls import TlsChannel
+from plugins.drivers.vdsm.tls import TlsChannel, TlsFault
 
 READ_BUFFER_BYTES: Final = 256 * 1024
 _SEND_BUFFER_BYTES: Final = 256 * 1024
@@ -111,8 +110,8 @@ class Wire(asyncio.BufferedProtocol):
         if self._tls is not None:
             try:
                 data = self._tls.seal(data) if data else self._tls.outgoing()
-            except ssl.SSLError as error:
-                self.abort(f"TLS failed: {error.reason or error}")
+            except TlsFault as fault:
+                self.abort(str(fault))
                 return
         if data:
             self._sent_at = self._loop.time()
@@ -207,17 +206,18 @@ class Wire(asyncio.BufferedProtocol):
             self._decode(bytes(self._read_buffer[:nbytes]))
             return
         established = self._tls.established
+        broken: TlsFault | None = None
         try:
             clear = self._tls.open(self._read_buffer[:nbytes])
-        except ssl.SSLError as error:
-            self._write(b"")  # the alert that tells the host why
-            self.abort(f"TLS failed: {error.reason or error}")
-            return
-        self._write(b"")
+        except TlsFault as fault:
+            clear, broken = fault.clear, fault
+        self._write(b"")  # what TLS itself has to say
         if self._tls.established and not established:
             self._session.wire_opened()
         if clear:
             self._decode(clear)
+        if broken is not None:
+            self.abort(str(broken))
 
     def _decode(self, data: bytes) -> None:
         fault: str | None = None
