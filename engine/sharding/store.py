@@ -63,17 +63,11 @@ class EpochStore:
 
     async def register_incarnation(self, id: str) -> Incarnation:
         """The number of the tree with this id; a tree not seen before gets the next one."""
-        async with self._database.writing() as connection:
-            newest = (await connection.execute(_NEWEST)).scalar_one() or 0
-            known = sa.select(incarnation.c.number).where(incarnation.c.id == id)
-            number = (await connection.execute(known)).scalar_one_or_none()
-            if number is None:
-                # Two who count at once: the primary key lets one through, `Conflict` for the other.
-                number = newest = newest + 1
-                row = {"number": number, "id": id, "registered_at": utcnow()}
-                await connection.execute(sa.insert(incarnation).values(row))
-        self._answered_at = self._clock()
-        return Incarnation(id, number, newest)
+        while True:
+            try:
+                return await self._count(id)
+            except Conflict:  # two counted at once and the keys let one through: look again
+                continue
 
     async def take(self, epochs: Mapping[ShardId, int], owner: EngineId) -> frozenset[ShardId]:
         """Put the epochs into the rows, in one transaction; return the shards that this won.
@@ -96,6 +90,18 @@ class EpochStore:
         if self._clock() - self._answered_at >= seconds:
             await self._database.ping()
             self._answered_at = self._clock()
+
+    async def _count(self, id: str) -> Incarnation:
+        async with self._database.writing() as connection:
+            newest = (await connection.execute(_NEWEST)).scalar_one() or 0
+            known = sa.select(incarnation.c.number).where(incarnation.c.id == id)
+            number = (await connection.execute(known)).scalar_one_or_none()
+            if number is None:
+                number = newest = newest + 1
+                row = {"number": number, "id": id, "registered_at": utcnow()}
+                await connection.execute(sa.insert(incarnation).values(row))
+        self._answered_at = self._clock()
+        return Incarnation(id, number, newest)
 
 
 def _upsert(dialect: str) -> sa.sql.dml.ReturningInsert[int]:

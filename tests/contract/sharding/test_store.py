@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from engine.db import migrate, tables
+from engine.db import tables
 from engine.db.database import Database
 from engine.errors import Conflict
 from engine.plugin import EngineId, ShardId
 from engine.sharding.store import EpochStore
 
 ALPHA, BETA = EngineId("alpha"), EngineId("beta")
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-    await migrate.upgrade(url)
-    async with Database(url) as database:
-        yield database
 
 
 async def rows(database: Database) -> dict[int, tuple[int, str]]:
