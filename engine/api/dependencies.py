@@ -1,0 +1,48 @@
+"""What the resources work with, handed to them by `create_app`'s caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from engine.api.metrics import Metrics
+from engine.api.snapshot import ClusterSnapshot
+from engine.clock import utcnow
+from engine.db.database import Database
+from engine.hosts.store import HostStore
+from engine.plugin import ShardId
+
+
+class Cluster(Protocol):
+    """The watched cluster; `cluster.ClusterWatch` is the one over ZooKeeper."""
+
+    @property
+    def snapshot(self) -> ClusterSnapshot:
+        """The latest. Raises `Unavailable` while there has never been one."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the snapshot is not current; empty when it is."""
+
+    @property
+    def stale_since(self) -> datetime | None:
+        """Since when the snapshot may be out of date; None when it is current."""
+
+    async def bump(self, shard: ShardId) -> None:
+        """Tell the owner of `shard` that something waits for it. Raises `EngineError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """`shards` is how many the cluster has; `secrets` the `group/option` names never shown."""
+
+    database: Database
+    hosts: HostStore
+    cluster: Cluster
+    shards: int
+    drivers: Collection[str]
+    secrets: Collection[str] = ()
+    metrics: Metrics = field(default_factory=Metrics)
+    now: Callable[[], datetime] = utcnow

@@ -1,0 +1,111 @@
+"""How gunicorn serves the API: `gunicorn -c etc/engine/gunicorn.conf.py 'engine.api.app:from_environment()'`.
+
+Read by gunicorn's parent process, which opens no connection of its own. Where, with how many
+workers and for how long stands in `[api]` of the file that ENGINE_CONFIG_FILE names; gunicorn's own
+command line overrides it. Whatever the address came from, the sockets that were really opened are
+checked before any worker starts: nobody has to log in yet, so only loopback is served.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from typing import Any
+
+from oslo_config import cfg
+from prometheus_client import multiprocess
+
+from engine.api import options
+from engine.api.options import ApiSettings
+
+__all__ = [
+    "accesslog",
+    "bind",
+    "child_exit",
+    "control_socket_disable",
+    "errorlog",
+    "graceful_timeout",
+    "keepalive",
+    "on_exit",
+    "on_starting",
+    "preload_app",
+    "when_ready",
+    "worker_class",
+    "workers",
+]
+
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def _settings() -> ApiSettings:
+    file = os.environ.get("ENGINE_CONFIG_FILE")
+    conf = cfg.ConfigOpts()
+    conf.register_opts(options.OPTS, group=options.GROUP)
+    try:
+        conf([], project="engine", default_config_files=[file] if file else [], default_config_dirs=[])
+        return ApiSettings.from_conf(conf)
+    except (cfg.Error, ValueError) as error:
+        sys.exit(f"engine API: {error}")
+
+
+_API = _settings()
+
+bind = _API.bind
+workers = _API.workers
+worker_class = "asgi"
+preload_app = False  # sessions and connections do not survive a fork
+control_socket_disable = True  # it would let whoever reaches the socket steer the server
+graceful_timeout = _API.graceful_seconds
+keepalive = 75
+accesslog = None
+errorlog = "-"
+
+_own_metrics: str | None = None
+
+
+def on_starting(server: Any) -> None:
+    """Give the workers a place where they count requests together."""
+    global _own_metrics
+    if METRICS_DIRECTORY not in os.environ:
+        _own_metrics = tempfile.mkdtemp(prefix="engine-api-metrics-")
+        os.environ[METRICS_DIRECTORY] = _own_metrics
+
+
+def when_ready(server: Any) -> None:
+    """Refuse to serve strangers. Called with the sockets open and before the first worker."""
+    exposed = [listener for listener in server.LISTENERS if not _only_local(listener.sock)]
+    if exposed and not _API.allow_unauthenticated:
+        told = ", ".join(str(listener) for listener in exposed)
+        server.log.error(
+            "refused: %s can be reached from other machines, and nobody has to log in to this API yet. "
+            "Bind to 127.0.0.1, or set allow_unauthenticated = true in [api] of ENGINE_CONFIG_FILE.",
+            told,
+        )
+        for listener in server.LISTENERS:
+            listener.close()
+        on_exit(server)
+        sys.exit(1)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that has gone; what it counted stays."""
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Remove what `on_starting` made."""
+    if _own_metrics is not None:
+        shutil.rmtree(_own_metrics, ignore_errors=True)
+
+
+def _only_local(listener: socket.socket) -> bool:
+    """Whether only this machine's own processes can reach the socket."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
