@@ -99,29 +99,8 @@ class SessionAuthority:
     async def scope(self) -> AsyncIterator[None]:
         """Cancel the body when authority is lost, and raise `AuthorityLost` in its place."""
         self.check()
-        body = asyncio.current_task()
-        assert body is not None
-        cancelled = False
-
-        async def guard() -> None:
-            nonlocal cancelled
-            await self.lost.wait()
-            cancelled = True
-            body.cancel()
-
-        watch = asyncio.create_task(guard(), name="authority-scope")
-        try:
+        async with cancelled_by(self.lost, lambda: f"no authority: {self._why}"):
             yield
-        except asyncio.CancelledError:
-            # More requests than ours means that somebody else cancels the body too: that one wins.
-            if cancelled and body.uncancel() == 0:
-                raise AuthorityLost(f"no authority: {self._why}") from None
-            raise
-        finally:
-            watch.cancel()
-        if cancelled:  # the body ended just before the cancellation could reach it
-            body.uncancel()
-            raise AuthorityLost(f"no authority: {self._why}")
 
     def _arm(self) -> None:
         self._disarm()
@@ -137,3 +116,31 @@ class SessionAuthority:
             self.end("no write was answered in time")
         else:  # the loop's clock and CLOCK_BOOTTIME need not agree to the microsecond
             self._arm()
+
+
+@contextlib.asynccontextmanager
+async def cancelled_by(lost: asyncio.Event, why: Callable[[], str]) -> AsyncIterator[None]:
+    """Cancel the body when `lost` is set, and raise `AuthorityLost(why())` in its place."""
+    body = asyncio.current_task()
+    assert body is not None
+    cancelled = False
+
+    async def guard() -> None:
+        nonlocal cancelled
+        await lost.wait()
+        cancelled = True
+        body.cancel()
+
+    guarding = asyncio.create_task(guard(), name="authority-scope")
+    try:
+        yield
+    except asyncio.CancelledError:
+        # More requests than ours mean that somebody else cancels the body too: that one wins.
+        if cancelled and body.uncancel() == 0:
+            raise AuthorityLost(why()) from None
+        raise
+    finally:
+        guarding.cancel()
+    if cancelled:  # the body ended just before the cancellation could reach it
+        body.uncancel()
+        raise AuthorityLost(why())

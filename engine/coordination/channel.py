@@ -58,7 +58,6 @@ class Channel:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
-        self._on_event = on_event
         self._on_change = on_change
         self._on_over = on_over
         self._connected_once: asyncio.Future[None] = self._loop.create_future()
@@ -66,7 +65,7 @@ class Channel:
         self.client = TamedClient(
             settings.hosts,
             settings.timeout_seconds,
-            on_event=lambda kind, path: self._mailbox.post(on_event, kind, path),
+            on_event=lambda kind, path: self.post(on_event, kind, path),
             logger=logger.getChild("kazoo"),
             digest=settings.digest,
             tls=_kazoo_tls(settings.tls),
@@ -130,6 +129,9 @@ class Channel:
 
         self.client.call(request, Crossing(self._mailbox, self.client.connection_number, deliver))
         return await answer
+
+    def post(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._mailbox.post(call, *arguments)
 
     def cut(self) -> None:
         """Break the connection; another server is tried next."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
@@ -89,7 +89,8 @@ class Session:
         self._logger = logger
         self._listeners: list[Callable[[bool], None]] = []
         self._replicas: list[Replica] = []
-        self._heart: asyncio.Task[None] | None = None
+        self._end_listeners: list[Callable[[str], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._why_ended = ""
         self._channel = Channel(
             settings,
@@ -115,6 +116,27 @@ class Session:
         """Call `callback(connected)` in the loop at each change; returns the unsubscribe."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
+
+    def on_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(why)` in the loop when the session is over; returns the unsubscribe."""
+        self._end_listeners.append(callback)
+        return lambda: self._end_listeners.remove(callback)
+
+    def background(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run `work` until it is done or the session is closed. Its failure ends the session."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    @property
+    def recipe_client(self) -> Any:
+        """The kazoo client, for kazoo's own recipes in this package only."""
+        return self._channel.client
+
+    def post(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have `call` made in the loop; from any thread."""
+        self._channel.post(call, *arguments)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -160,8 +182,7 @@ class Session:
         current while it is open."""
         replica = Replica(self, path, self._logger)
         self._replicas.append(replica)
-        task = asyncio.create_task(replica.run(), name=f"replica {path}")
-        task.add_done_callback(self._task_done)
+        task = self.background(replica.run(), name=f"replica {path}")
         try:
             replica.start()
             await self._unless_ended(replica.complete.wait())
@@ -270,8 +291,7 @@ class Session:
         sent_at = boottime()
         await self.commit(Check(member_path))
         self.authority.begin(sent_at)
-        self._heart = asyncio.create_task(self._beat(member_path, sent_at), name="session-heartbeat")
-        self._heart.add_done_callback(self._task_done)
+        self.background(self._beat(member_path, sent_at), name="session-heartbeat")
 
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Return when the connection stands. Raises `Unavailable` after `timeout_seconds`."""
@@ -297,6 +317,8 @@ class Session:
             self.ended.set()
             self.authority.end(why)
             self._on_change(False)
+            for listener in list(self._end_listeners):
+                listener(why)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -352,7 +374,7 @@ class Session:
             wanted.cancel()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        """A background task that fails ends the session, loudly."""
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error("task=%s failed", task.get_name(), exc_info=error)
             self.end(f"{task.get_name()} failed: {error}")
@@ -361,9 +383,8 @@ class Session:
         await self._channel.open()
 
     async def _close(self) -> None:
-        if self._heart is not None:
-            await _cancelled(self._heart)
         self.end("it was closed")
+        await asyncio.gather(*(_cancelled(task) for task in self._tasks))
         await self._channel.close()
 
 
@@ -395,5 +416,4 @@ def _batches(paths: Sequence[str]) -> list[tuple[str, ...]]:
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})

@@ -140,7 +140,7 @@ class TamedClient(KazooClient):  # type: ignore[misc]
             connection_retry=KazooRetry(
                 max_tries=-1, delay=_RETRY_DELAY_SECONDS, max_delay=_RETRY_MAX_SECONDS, ignore_expire=False
             ),
-            command_retry=KazooRetry(max_tries=0, ignore_expire=False),
+            command_retry=KazooRetry(max_tries=1, ignore_expire=False),
             default_acl=CREATOR_ALL_ACL if digest else OPEN_ACL_UNSAFE,
             auth_data={("digest", digest)} if digest else None,
             logger=logger,
