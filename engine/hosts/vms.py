@@ -1,9 +1,10 @@
 """The statuses of the virtual machines of one host, from full reports and from events in between.
 
-Invariant: an older word never replaces a newer one. Events bear the host's own clock; reports bear
-none. But a host cannot have stamped an event after it arrived here, so `stamp - arrival` is never
-more than the offset of its clock from ours, and an event stamped before `asked + offset` is
-certainly older than the answer to what was asked then.
+Events bear the host's own clock; reports bear none. But a host cannot have stamped an event after
+it arrived here, so `stamp - arrival` is never more than the offset of its clock from ours, and an
+event stamped before `asked + offset` is certainly older than the answer to what was asked then.
+Invariant: what is certainly older never replaces what is newer. In doubt (while a report is on its
+way) the event counts: every change has one, they come in order, and the next report settles it.
 """
 
 from __future__ import annotations

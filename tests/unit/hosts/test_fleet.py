@@ -1,0 +1,271 @@
+"""A fleet over scripted hosts and rows in memory, in real time with short ticks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from engine.errors import NotFound
+from engine.hosts.fleet import FleetStore, HostFleet
+from engine.hosts.options import MonitorSettings
+from engine.hosts.status import HostStatus, Timings
+from engine.hosts.store import HostStore
+from engine.plugin import HostId, ShardId
+from tests.unit.hosts.scripted import ME, Claim, MemoryStore, ScriptedDriver, eventually, row
+
+S = HostStatus
+FAST = MonitorSettings(
+    tick_seconds=0.05,
+    statistics_seconds=0.1,
+    flush_seconds=0.0,
+    refresh_seconds=0.1,
+    timings=Timings(grace_seconds=0.2),
+)
+
+
+def fleet_over(
+    store: MemoryStore,
+    driver: ScriptedDriver,
+    settings: MonitorSettings = FAST,
+    on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+) -> HostFleet:
+    return HostFleet(
+        engine=ME, drivers={"scripted": driver}, store=store, settings=settings, on_fenced=on_fenced
+    )
+
+
+def claims(*shards: int, epoch: int = 1) -> list[Claim]:
+    return [Claim(ShardId(shard), epoch) for shard in shards]
+
+
+def test_the_real_store_is_one_for_a_fleet() -> None:
+    store: type[FleetStore] = HostStore
+    assert store is HostStore
+
+
+async def test_the_hosts_of_adopted_shards_come_up_and_no_others() -> None:
+    store = MemoryStore(*(row(f"h{number}", shard=number % 4) for number in range(40)))
+    driver = ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0, 1))
+        assert fleet.hosts == 20
+        await eventually(lambda: len(store.statuses()) == 20)
+        assert set(store.statuses().values()) == {S.UP}
+        await eventually(lambda: fleet.connected == 20)
+        assert fleet.status(HostId("h0")) is S.UP
+        assert fleet.vm_statuses(HostId("h0")) == {"vm-1": "Up", "vm-2": "Up"}
+        with pytest.raises(NotFound):
+            fleet.status(HostId("h2"))
+    assert {name for name, host in driver.hosts.items() if host.asked} == {
+        f"h{number}" for number in range(40) if number % 4 < 2
+    }
+    assert all(host.open_connections == 0 for host in driver.hosts.values())
+
+
+async def test_hosts_that_are_up_are_asked_again_and_again() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: driver.host("h").asked.count("statistics") >= 5)
+        assert fleet.counters.lateness.count >= 4
+        assert fleet.counters.loop_lag.count > 0
+
+
+async def test_a_silent_host_connects_then_is_non_responsive_and_comes_back() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: store.statuses().get("h") is S.UP)
+        driver.host("h").reachable = False
+        await eventually(lambda: store.statuses()["h"] is S.NON_RESPONSIVE)
+        driver.host("h").reachable = True
+        await eventually(lambda: store.statuses()["h"] is S.UP)
+    told = [change.status for report in store.written for change in report.changes]
+    assert told == [S.UP, S.CONNECTING, S.NON_RESPONSIVE, S.UP]
+
+
+async def test_a_takeover_changes_no_status_of_hosts_that_were_fine() -> None:
+    store = MemoryStore(*(row(f"h{number}", S.UP) for number in range(10)), row("m", S.MAINTENANCE))
+    driver = ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: len({report.host_id for report in store.written}) == 10)
+    assert store.statuses() == {}
+    assert "m" not in driver.hosts
+
+
+async def test_after_a_release_nothing_acts_and_the_last_report_is_written() -> None:
+    store = MemoryStore(*(row(f"h{number}", shard=number % 2) for number in range(10)))
+    driver = ScriptedDriver()
+    settings = replace(FAST, flush_seconds=60.0)
+    async with fleet_over(store, driver, settings) as fleet:
+        first, second = claims(0, 1)
+        await fleet.adopt([first, second])
+        await eventually(lambda: fleet.connected == 10)
+        await eventually(lambda: fleet.waiting_reports == 10)
+        await fleet.release([first])
+        assert set(store.statuses()) == {f"h{number}" for number in range(0, 10, 2)}
+        assert fleet.hosts == 5
+        released = [driver.host(f"h{number}") for number in range(0, 10, 2)]
+        assert all(host.open_connections == 0 for host in released)
+        asked = [len(host.asked) for host in released]
+        kept = len(driver.host("h1").asked)
+        await eventually(lambda: len(driver.host("h1").asked) > kept + 4)
+        assert [len(host.asked) for host in released] == asked
+
+
+async def test_a_release_waits_for_a_round_in_progress_and_ends_it() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    driver.host("h").silent = True
+    async with fleet_over(store, driver) as fleet:
+        (claim,) = claims(0)
+        await fleet.adopt([claim])
+        await eventually(lambda: driver.host("h").asked == ["capabilities"])
+        async with asyncio.timeout(10):
+            await fleet.release([claim])
+        assert (driver.host("h").open_connections, store.written) == (0, [])
+
+
+async def test_a_release_while_the_database_hangs_ends_all_the_same() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        (claim,) = claims(0)
+        await fleet.adopt([claim])
+        store.away = True
+        await fleet.release([claim])
+        assert (fleet.hosts, fleet.waiting_reports) == (0, 0)
+
+
+async def test_an_abandoned_shard_is_let_go_of_before_the_call_returns() -> None:
+    store = MemoryStore(*(row(f"h{number}") for number in range(5)))
+    driver = ScriptedDriver()
+    settings = replace(FAST, flush_seconds=60.0)
+    async with fleet_over(store, driver, settings) as fleet:
+        (claim,) = claims(0)
+        await fleet.adopt([claim])
+        await eventually(lambda: fleet.connected == 5)
+        fleet.abandon([claim])
+        asked = {name: len(host.asked) for name, host in driver.hosts.items()}
+        assert (fleet.hosts, fleet.waiting_reports) == (0, 0)
+        await eventually(lambda: all(host.open_connections == 0 for host in driver.hosts.values()))
+        assert {name: len(host.asked) for name, host in driver.hosts.items()} == asked
+    assert store.written == []
+
+
+async def test_a_shard_with_a_later_owner_is_let_go_of_and_told_of() -> None:
+    store = MemoryStore(row("a", shard=0), row("b", shard=1))
+    driver, told = ScriptedDriver(), list[frozenset[ShardId]]()
+    async with fleet_over(store, driver, on_fenced=told.append) as fleet:
+        store.stale = {ShardId(1)}
+        await fleet.adopt(claims(0, 1))
+        await eventually(lambda: bool(told))
+        assert told == [frozenset({ShardId(1)})]
+        assert fleet.hosts == 1
+        await eventually(lambda: driver.host("b").open_connections == 0)
+        await eventually(lambda: store.statuses() == {"a": S.UP})
+
+
+async def test_a_shard_adopted_again_is_watched_under_its_later_epoch() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0, epoch=1))
+        await eventually(lambda: fleet.connected == 1)
+        await fleet.adopt(claims(0, epoch=2))
+        await eventually(lambda: driver.host("h").targets[-1].epoch == 2)
+        await eventually(lambda: driver.host("h").open_connections == 1)
+        await eventually(lambda: bool(store.written) and store.written[-1].epoch == 2)
+
+
+async def test_rows_that_were_added_moved_or_removed_are_noticed() -> None:
+    store, driver = MemoryStore(row("a"), row("b")), ScriptedDriver()
+    slow = replace(FAST, refresh_seconds=600.0)
+    async with fleet_over(store, driver, slow) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: fleet.connected == 2)
+        store.rows = [replace(row("a"), address="elsewhere", status=S.UP), row("c")]
+        await fleet.refresh([ShardId(0), ShardId(7)])
+        assert fleet.hosts == 2
+        assert (driver.host("a").open_connections, driver.host("b").open_connections) == (0, 0)
+        await eventually(lambda: fleet.connected == 2)
+        assert driver.host("elsewhere").open_connections == 1
+        assert driver.host("c").open_connections == 1
+        with pytest.raises(NotFound):
+            fleet.status(HostId("b"))
+
+
+async def test_a_row_whose_notice_was_lost_is_found_all_the_same() -> None:
+    store, driver = MemoryStore(), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(3))
+        store.rows.append(row("late", shard=3))
+        await eventually(lambda: fleet.connected == 1)
+
+
+async def test_a_takeover_while_the_database_is_away_is_made_up_for() -> None:
+    store, driver = MemoryStore(row("h", S.UP)), ScriptedDriver()
+    store.away = True
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        assert fleet.hosts == 0
+        store.away = False
+        await eventually(lambda: fleet.connected == 1)
+
+
+async def test_thousands_adopted_at_once_are_asked_a_few_at_a_time() -> None:
+    store = MemoryStore(*(row(f"h{number}", S.UP) for number in range(1000)))
+    driver = ScriptedDriver()
+    connecting = most = 0
+
+    async def hold() -> None:
+        nonlocal connecting, most
+        connecting += 1
+        most = max(most, connecting)
+        await asyncio.sleep(0)
+        connecting -= 1
+
+    driver.hold = hold
+    settings = MonitorSettings(connects=20)
+    async with fleet_over(store, driver, settings) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: fleet.connected == 1000)
+        assert most <= 20
+
+
+async def test_leaving_a_fleet_leaves_no_task_and_no_connection() -> None:
+    store = MemoryStore(*(row(f"h{number}") for number in range(10)))
+    driver = ScriptedDriver()
+    driver.host("h3").silent = True
+    before = asyncio.all_tasks()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: fleet.connected == 10)
+    assert asyncio.all_tasks() == before
+    assert all(host.open_connections == 0 for host in driver.hosts.values())
+
+
+async def test_a_beat_that_fails_ends_the_fleet_loudly() -> None:
+    class Broken(RuntimeError):
+        pass
+
+    broken = False
+
+    def clock() -> float:
+        if broken:
+            raise Broken
+        return asyncio.get_running_loop().time()
+
+    store, driver = MemoryStore(), ScriptedDriver()
+    fleet = HostFleet(engine=ME, drivers={"scripted": driver}, store=store, settings=FAST, clock=clock)
+
+    async def run() -> None:
+        nonlocal broken
+        async with asyncio.timeout(10), fleet:
+            broken = True
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as failed:
+        await run()
+    assert failed.group_contains(Broken)
