@@ -77,15 +77,20 @@ async def _add_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
         raise Refused(f"status must be one of: {', '.join(VmStatus)}") from error
     if not isinstance(ids, list) or not all(isinstance(vm_id, str) for vm_id in ids):
         raise Refused("ids must be a list of texts")
+    if host.crashed:
+        raise Refused(f"host {host.port} has crashed")
     for vm_id in ids:
         if vm_id in host.vms:
             raise Refused(f"VM {vm_id} exists on host {host.port}")
+    for vm_id in ids:
         host.machines.place(vm_id, name=f"vm-{vm_id[:8]}", memory_mb=1024, status=status)
     return ids
 
 
 async def _remove_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
     ids = arguments.get("ids")
+    if ids is not None and not (isinstance(ids, list) and all(isinstance(vm_id, str) for vm_id in ids)):
+        raise Refused("ids must be a list of texts")
     ids = list(host.vms) if ids is None else [vm_id for vm_id in ids if vm_id in host.vms]
     for vm_id in ids:
         host.machines.destroy(host.vms[vm_id])

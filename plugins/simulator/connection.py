@@ -87,7 +87,7 @@ class AgentConnection(asyncio.Protocol):
         except ProtocolError as error:
             frames, broken = error.frames, True
         for frame in frames:
-            if self._transport is None:
+            if self._transport is None or self._transport.is_closing():
                 return
             self._handle(frame)
         if broken:

@@ -156,9 +156,12 @@ class SimulatedHost:
         return 100 if migration is None else migration.progress()
 
     def opened(self, connection: AgentConnection, peer: int) -> None:
+        """A client is there; one that was accepted just before the agent stopped is reset."""
         self._connections.add(connection)
         self.counters.connections += 1
         self.log.connection(self.port, opened=True, peer=peer)
+        if self._server is None:
+            connection.reset()
 
     def closed(self, connection: AgentConnection, peer: int) -> None:
         self._connections.discard(connection)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import orjson
 
+from plugins.simulator import ctl
 from plugins.simulator.fleet import PortTaken
 from plugins.simulator.host import bound_socket
 from plugins.simulator.machines import Pace
@@ -40,6 +41,8 @@ _MIB = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. Returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["ctl"]:
+        return ctl.main(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     options.tls = tuple(filter(None, (options.tls_cert, options.tls_key, options.tls_ca)))

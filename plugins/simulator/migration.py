@@ -3,8 +3,8 @@
 The source opens a connection of its own to the destination's port and calls `VM.migrationCreate`;
 then time passes; then the source's VM is Down with exit reason 4 and the destination's is Up. If the
 destination cannot be reached, refuses or dies, or the migration is cancelled, the VM goes on at the
-source and is destroyed at the destination. The guest arrives by `Simulator.vmArrived`, which stands
-for what the hypervisors tell each other; a destination that never hears it gives up after a while.
+source and is gone at the destination. `Simulator.vmArrived` and `Simulator.vmLost` stand for what the
+hypervisors tell each other; a destination that hears neither gives up after a while.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ async def _send_guest(
     address, _, port = destination.rpartition(":")
     async with open_peer(address, int(port), tls=host.site.client_tls) as peer:
         details = {"vmName": vm.name, "memSize": vm.memory_mb}
-        await peer.call("VM.migrationCreate", {"vmID": vm.vm_id, "params": details})
-        migration.began = boottime()
         try:
+            await peer.call("VM.migrationCreate", {"vmID": vm.vm_id, "params": details})
+            migration.began = boottime()
             await peer.broken_within(migration.seconds)
             await peer.call("Simulator.vmArrived", {"vmID": vm.vm_id, "status": before.value})
         except asyncio.CancelledError:
-            peer.tell("VM.destroy", {"vmID": vm.vm_id})
+            peer.tell("Simulator.vmLost", {"vmID": vm.vm_id})
             raise

@@ -115,7 +115,9 @@ def _be_branch(settings: Settings, ports: range, trunk: socket.socket, parent: i
 
 
 async def _run_branch(settings: Settings, ports: range, trunk: socket.socket) -> None:
-    stopped = _stop_signals()
+    """Serve `ports` until the first process goes away. Signals to the whole group are its business."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     reader, writer = await asyncio.open_connection(sock=trunk, limit=LINE_LIMIT)
     async with contextlib.AsyncExitStack() as stack:
         link: Link
@@ -139,7 +141,7 @@ async def _run_branch(settings: Settings, ports: range, trunk: socket.socket) ->
             await link.call("ready", failure=str(error))
             raise
         await link.call("ready", failure=None)
-        await _first(stopped, link.closed)
+        await link.closed.wait()
 
 
 async def run_trunk(

@@ -211,6 +211,12 @@ def _arrived(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
         host.machines.change(vm, VmStatus.PAUSED if paused else VmStatus.UP)
 
 
+def _lost(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
+    vm = vm_of(host, params)
+    if vm.status is VmStatus.MIGRATION_DESTINATION:
+        host.machines.destroy(vm)
+
+
 VERBS: Mapping[str, Verb] = {
     "Host.ping2": Verb(lambda host, params: True),
     "Host.ping": Verb(lambda host, params: True),
@@ -236,6 +242,7 @@ VERBS: Mapping[str, Verb] = {
     "VM.migrate": Verb(_migrate, ("vmID", "params"), required=2),
     "VM.migrationCreate": Verb(_migration_create, ("vmID", "params"), required=2),
     "Simulator.vmArrived": Verb(_arrived, ("vmID", "status"), required=1),
+    "Simulator.vmLost": Verb(_lost, ("vmID",), required=1),
     "VM.getMigrationStatus": Verb(_migration_status, ("vmID",), required=1),
     "VM.migrateCancel": Verb(_migration_cancel, ("vmID",), required=1),
 }

@@ -7,10 +7,24 @@ loop holds no timer at all while nothing is due. A callback is called once, neve
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The part of an asyncio loop that the wheel turns on."""
+
+    def time(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Cancellable: ...
+
+    def call_exception_handler(self, context: dict[str, Any], /) -> None: ...
 
 
 class Timer:
@@ -18,8 +32,8 @@ class Timer:
 
     __slots__ = ("_callback",)
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback: Callable[[], None] | None = callback
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
         self._callback = None
@@ -35,15 +49,15 @@ class TimerWheel:
 
     __slots__ = ("_armed_for", "_handle", "_loop", "_slots", "_ticks", "tick_seconds")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, tick_seconds: float = 0.02) -> None:
+    def __init__(self, loop: Clock, *, tick_seconds: float = 0.02) -> None:
         self.tick_seconds = tick_seconds
         self._loop = loop
         self._slots: dict[int, list[Timer]] = {}
         self._ticks: list[int] = []  # a heap of the keys of _slots
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: Cancellable | None = None
         self._armed_for = 0
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+    def after(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` once, `seconds` from now, unless the timer is cancelled."""
         tick = math.ceil((self._loop.time() + seconds) / self.tick_seconds)
         timer = Timer(callback)
