@@ -1,0 +1,92 @@
+"""A campaign: one engine's wish to lead one singleton, over the line at /singletons/<name>.
+
+While the context is open the engine leads; leaving it resigns. Two leaders never overlap by
+authority: the next one is first only when our node is gone, and the node goes after we have ended the
+leadership (resigning), or with the session, which the authority does not outlive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from engine.clock import utcnow
+from engine.coordination.recipes import Election
+from engine.coordination.session import Session, SessionEnded
+from engine.election.leadership import HeldLeadership, token_of
+from engine.plugin import EngineId
+
+
+class Campaign:
+    """For one singleton in one session. `incarnation` is the number of the tree, as the database counts."""
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        *,
+        engine: EngineId,
+        incarnation: int,
+        now: Callable[[], datetime] = utcnow,
+    ) -> None:
+        self.name = name
+        self._session = session
+        self._engine = engine
+        self._incarnation = incarnation
+        self._now = now
+
+    @contextlib.asynccontextmanager
+    async def leading(self) -> AsyncIterator[HeldLeadership]:
+        """Wait in line; lead while the body runs; resign. The body is not cancelled: watch `ended`.
+
+        Raises `AuthorityLost` when there is no session to lead in, `Unavailable` when ZooKeeper was
+        away before the line was joined.
+        """
+        if self._session.ended.is_set():
+            raise SessionEnded(f"no session to lead {self.name} in")
+        since = self._now().isoformat(timespec="milliseconds")
+        identifier = json.dumps({"engine": self._engine, "since": since})
+        election = Election(self._session, self._session.paths.singleton(self.name), identifier)
+        async with election.leading() as seat:
+            leadership = HeldLeadership(
+                seat,
+                name=self.name,
+                token=token_of(self._incarnation, seat.token),
+                lost=seat.lost,
+                why=lambda: seat.why,
+            )
+            async with _ending(leadership):
+                yield leadership
+
+
+@contextlib.asynccontextmanager
+async def engine_term(
+    session: Session, name: str, *, engine: EngineId, incarnation: int
+) -> AsyncIterator[HeldLeadership]:
+    """The term of a duty that runs on each engine: it lasts as long as the session."""
+    member = await session.get(session.paths.member(engine))
+    if session.ended.is_set() or member is None:
+        raise SessionEnded(f"{engine} is no member in this session")
+    leadership = HeldLeadership(
+        session.authority,
+        name=name,
+        token=token_of(incarnation, member.stat.czxid),
+        lost=session.ended,
+        why=lambda: "the session is over",
+    )
+    async with _ending(leadership):
+        yield leadership
+
+
+@contextlib.asynccontextmanager
+async def _ending(leadership: HeldLeadership) -> AsyncIterator[None]:
+    """End the leadership with what it stands on, at the latest with the body."""
+    watch = asyncio.create_task(leadership.until_lost(), name=f"leadership {leadership.name}")
+    try:
+        yield
+    finally:
+        watch.cancel()
+        leadership.end("it was given back")

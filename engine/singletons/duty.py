@@ -1,0 +1,211 @@
+"""One singleton on one engine: waits for its turn, runs under leadership, and is kept from harming.
+
+Whatever the plugin does (raise, return, exit, cancel itself, ignore its cancellation) stays here: it
+is logged with its traceback, the leadership is given back so that another engine may try, and the
+plugin rests before it tries again. Never are two instances of one plugin alive in one engine: while
+an abandoned one has not ended, the duty stands back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from engine.clock import boottime
+from engine.election.leadership import HeldLeadership
+from engine.errors import AuthorityLost, Unavailable
+from engine.plugin import PluginContext, Scope
+from engine.singletons.backoff import BackOff
+from engine.singletons.loading import SingletonPlugin
+
+LOG = logging.getLogger(__name__)
+
+
+class DutyState(enum.Enum):
+    """Where a duty stands on this engine."""
+
+    STARTING = "starting"
+    WAITING = "waiting"
+    """A candidate, or on its way to be one; another engine leads or nobody can."""
+    RUNNING = "running"
+    RESTING = "resting"
+    """It failed here and stands back for a while; not a candidate."""
+    STUCK = "stuck"
+    """It was abandoned and has not ended yet; not a candidate."""
+    STOPPED = "stopped"
+    REFUSED = "refused"
+    """It was not loaded; `fault` says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DutyStatus:
+    """A snapshot for display. `failures` counts those in a row, `fault` is the last one's first line."""
+
+    name: str
+    source: str
+    scope: Scope | None
+    state: DutyState
+    since: datetime
+    token: int | None = None
+    failures: int = 0
+    fault: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How a plugin ended though nobody asked it to."""
+
+    summary: str
+    details: str = ""
+    blameless: bool = False
+    """It gave up because authority was in doubt, as it should."""
+
+
+Terms = Callable[[], AbstractAsyncContextManager[HeldLeadership]]
+"""Waits for its turn on entering, gives the leadership back on leaving."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DutySettings:
+    back_off: BackOff
+    stop_seconds: float = 3.0
+
+
+class Duty:
+    """One for each plugin, for the life of the process; `run` it once a session."""
+
+    def __init__(
+        self,
+        plugin: SingletonPlugin,
+        context: PluginContext,
+        *,
+        settings: DutySettings,
+        chance: Callable[[], float],
+    ) -> None:
+        self.plugin = plugin
+        self._context = context
+        self._settings = settings
+        self._chance = chance
+        self._abandoned: asyncio.Task[Fault] | None = None
+        self.status = DutyStatus(
+            name=plugin.name,
+            source=plugin.source,
+            scope=plugin.scope,
+            state=DutyState.STARTING,
+            since=context.now(),
+        )
+
+    async def run(self, terms: Terms) -> None:
+        """Serve term after term until cancelled, or until `terms` raises that none can follow."""
+        try:
+            while True:
+                if self._abandoned is not None:
+                    self._note(DutyState.STUCK)
+                    await asyncio.wait({self._abandoned})
+                    LOG.info("singleton %s: the abandoned run has ended", self.plugin.name)
+                    self._abandoned = None
+                await self._one_term(terms)
+        finally:
+            self._note(DutyState.STOPPED)
+
+    async def _one_term(self, terms: Terms) -> None:
+        self._note(DutyState.WAITING)
+        try:
+            async with terms() as term:
+                self._note(DutyState.RUNNING, token=term.token)
+                began = boottime()
+                fault = await self._serve(term)
+                lasted = boottime() - began
+        except Unavailable as error:
+            LOG.info("singleton %s: no term yet: %s", self.plugin.name, error)
+            await asyncio.sleep(self._settings.back_off.seconds(1, self._chance()))
+            return
+        if lasted >= self._settings.back_off.longest_seconds:
+            self.status = replace(self.status, failures=0)
+        if fault is not None:
+            await self._rest(fault)
+
+    async def _serve(self, term: HeldLeadership) -> Fault | None:
+        """Run the plugin until it faults (returned) or the term ends (None)."""
+        name = f"singleton {self.plugin.name}"
+        work = asyncio.create_task(self._contained(term), name=name)
+        ended = asyncio.create_task(term.ended.wait(), name=f"{name} term")
+        try:
+            await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and not term.ended.is_set():
+                return Fault("it cancelled itself") if work.cancelled() else work.result()
+            LOG.info("singleton %s: the term is over: %s", self.plugin.name, term.reason)
+        finally:
+            ended.cancel()
+            term.end("the singleton is being stopped")  # a plugin that ignores its cancellation acts no more
+            await self._stop(work)
+        return None
+
+    async def _contained(self, term: HeldLeadership) -> Fault:
+        """Run the plugin and tell how it ended. A SystemExit that left a task would end the loop."""
+        try:
+            await self.plugin.factory(self._context).run(term)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except AuthorityLost as error:
+            return Fault(f"it gave up: {error}", blameless=True)
+        except BaseException as error:
+            return Fault(f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Fault("run() returned; a singleton runs until it is cancelled")
+
+    async def _stop(self, work: asyncio.Task[Fault]) -> None:
+        if work.done():
+            return
+        work.cancel()
+        done, _ = await asyncio.wait({work}, timeout=self._settings.stop_seconds)
+        if not done:
+            self._abandoned = work
+            LOG.error(
+                "singleton %s: abandoned, it ignored its cancellation for %g s; it waits at\n%s",
+                self.plugin.name,
+                self._settings.stop_seconds,
+                "".join(_where(work)),
+            )
+        elif not work.cancelled() and work.result().details:
+            LOG.warning("singleton %s: raised when cancelled\n%s", self.plugin.name, work.result().details)
+
+    async def _rest(self, fault: Fault) -> None:
+        if fault.blameless:
+            LOG.info("singleton %s: %s", self.plugin.name, fault.summary)
+            await asyncio.sleep(self._settings.back_off.seconds(1, self._chance()))
+            return
+        failures = self.status.failures + 1
+        seconds = self._settings.back_off.seconds(failures, self._chance())
+        self.status = replace(self.status, failures=failures, fault=fault.summary, details=fault.details)
+        self._note(DutyState.RESTING)
+        LOG.error(
+            "singleton %s: %s (failure %d in a row; resting %.1f s)\n%s",
+            self.plugin.name,
+            fault.summary,
+            failures,
+            seconds,
+            fault.details,
+        )
+        await asyncio.sleep(seconds)
+
+    def _note(self, state: DutyState, *, token: int | None = None) -> None:
+        self.status = replace(self.status, state=state, since=self._context.now(), token=token)
+
+
+def _where(task: asyncio.Task[Fault]) -> list[str]:
+    """Where a task waits, outermost first; `Task.get_stack` shows only its outermost frame."""
+    lines: list[str] = []
+    waiting: object = task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        lines.append(
+            f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}\n'
+        )
+        waiting = getattr(waiting, "cr_await", None)
+    return lines

@@ -1,0 +1,273 @@
+"""A duty with a plugin that misbehaves; leadership comes from the test instead of ZooKeeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+
+import pytest
+
+from engine.clock import utcnow
+from engine.election.leadership import HeldLeadership
+from engine.errors import AuthorityLost, Unavailable
+from engine.plugin import EngineId, Leadership, PluginContext, Singleton
+from engine.singletons.backoff import BackOff
+from engine.singletons.duty import Duty, DutySettings, DutyState
+from engine.singletons.loading import SingletonPlugin
+from engine.testing.singletons import RecordedEvents, SwitchedAuthority
+from tests.unit.singletons.waiting import until
+
+Run = Callable[[Leadership], Awaitable[None]]
+
+
+class Polls:
+    """Hands out terms, and remembers them."""
+
+    def __init__(self) -> None:
+        self.terms: list[HeldLeadership] = []
+        self.resigned: list[int] = []
+        self.over: Exception | None = None
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncIterator[HeldLeadership]:
+        if self.over is not None:
+            raise self.over
+        term = HeldLeadership(
+            SwitchedAuthority(), name="duty", token=len(self.terms) + 1, lost=asyncio.Event(), why=str
+        )
+        self.terms.append(term)
+        try:
+            yield term
+        finally:
+            self.resigned.append(term.token)
+
+
+def duty_of(run: Run, *, stop_seconds: float = 1.0, first_seconds: float = 0.001) -> Duty:
+    class Plugin(Singleton):
+        async def run(self, leadership: Leadership) -> None:
+            await run(leadership)
+
+    context = PluginContext(engine=EngineId("e1"), options={}, events=RecordedEvents(), now=utcnow)
+    return Duty(
+        SingletonPlugin("duty", "tests:Plugin", Plugin, {}),
+        context,
+        settings=DutySettings(
+            back_off=BackOff(first_seconds=first_seconds, longest_seconds=60), stop_seconds=stop_seconds
+        ),
+        chance=lambda: 0.5,
+    )
+
+
+class Running:
+    """Runs the duty while the body runs; leaving cancels it."""
+
+    def __init__(self, duty: Duty, polls: Polls) -> None:
+        self.duty, self.polls = duty, polls
+
+    async def __aenter__(self) -> asyncio.Task[None]:
+        self.task = asyncio.create_task(self.duty.run(self.polls), name="duty under test")
+        return self.task
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+async def _raises(_: Leadership) -> None:
+    raise RuntimeError("the disk is full")
+
+
+async def _exits(_: Leadership) -> None:
+    sys.exit(3)
+
+
+async def _interrupts(_: Leadership) -> None:
+    raise KeyboardInterrupt
+
+
+async def _returns(_: Leadership) -> None:
+    return None
+
+
+async def _cancels_itself(_: Leadership) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("run", "fault"),
+    [
+        (_raises, "RuntimeError: the disk is full"),
+        (_exits, "SystemExit: 3"),
+        (_interrupts, "KeyboardInterrupt: "),
+        (_returns, "run() returned; a singleton runs until it is cancelled"),
+        (_cancels_itself, "it cancelled itself"),
+    ],
+)
+async def test_a_plugin_that_ends_is_logged_resigns_and_is_started_again(
+    run: Run, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    duty, polls = duty_of(run), Polls()
+    async with Running(duty, polls) as task:
+        await until(lambda: len(polls.terms) >= 3)
+        assert not task.done()
+        assert duty.status.fault == fault
+        assert duty.status.failures >= 2
+        assert polls.resigned[:2] == [1, 2]
+        with pytest.raises(AuthorityLost):
+            polls.terms[0].check()
+    assert fault in caplog.text
+
+
+async def test_the_traceback_is_logged_and_kept_for_display(caplog: pytest.LogCaptureFixture) -> None:
+    duty, polls = duty_of(_raises, first_seconds=60), Polls()
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert "in _raises" in duty.status.details
+        assert "in _raises" in caplog.text
+
+
+async def test_a_resting_plugin_is_no_candidate() -> None:
+    duty, polls = duty_of(_raises, first_seconds=60), Polls()
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert polls.resigned == [1]
+
+
+async def test_the_plugin_is_cancelled_at_its_await_when_the_term_ends() -> None:
+    cancelled: list[int] = []
+
+    async def waits(leadership: Leadership) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(leadership.token)
+            raise
+
+    duty, polls = duty_of(waits), Polls()
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RUNNING)
+        polls.terms[0].end("its node is gone")
+        await until(lambda: len(polls.terms) == 2)
+        assert cancelled == [1]
+        assert duty.status.failures == 0
+
+
+async def test_the_task_of_a_plugin_bears_its_name() -> None:
+    names: list[str] = []
+
+    async def tells(_: Leadership) -> None:
+        task = asyncio.current_task()
+        names.append(task.get_name() if task else "")
+        await asyncio.Event().wait()
+
+    async with Running(duty_of(tells), Polls()):
+        await until(lambda: names)
+    assert names == ["singleton duty"]
+
+
+async def test_a_plugin_that_ignores_its_cancellation_is_abandoned_and_not_doubled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release, alive = asyncio.Event(), 0
+
+    async def stubborn(_: Leadership) -> None:
+        nonlocal alive
+        alive += 1
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        alive -= 1
+
+    duty, polls = duty_of(stubborn, stop_seconds=0.02), Polls()
+    async with Running(duty, polls):
+        await until(lambda: alive == 1)
+        try:
+            polls.terms[0].end("another engine leads")
+            await until(lambda: duty.status.state is DutyState.STUCK)
+            assert polls.resigned == [1]
+            assert "in stubborn" in caplog.text
+            with pytest.raises(AuthorityLost):
+                polls.terms[0].check()
+            assert len(polls.terms) == 1
+        finally:
+            release.set()
+        await until(lambda: alive == 0 and len(polls.terms) > 1)
+
+
+async def test_stopping_the_engine_waits_for_a_stubborn_plugin_no_longer_than_told() -> None:
+    release = asyncio.Event()
+
+    async def stubborn(_: Leadership) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    duty, polls = duty_of(stubborn, stop_seconds=0.05), Polls()
+    async with asyncio.timeout(5):
+        async with Running(duty, polls):
+            await until(lambda: duty.status.state is DutyState.RUNNING)
+        assert polls.resigned == [1]
+        release.set()
+
+
+async def test_a_plugin_that_gives_up_without_authority_is_not_blamed() -> None:
+    async def careful(_: Leadership) -> None:
+        raise AuthorityLost("suspended")
+
+    duty, polls = duty_of(careful), Polls()
+    async with Running(duty, polls):
+        await until(lambda: len(polls.terms) >= 3)
+        assert duty.status.failures == 0
+
+
+async def test_a_constructor_that_raises_is_a_fault_as_any_other() -> None:
+    class Broken(Singleton):
+        def __init__(self, context: PluginContext) -> None:
+            raise ValueError("no such option")
+
+        async def run(self, leadership: Leadership) -> None: ...
+
+    duty, polls = duty_of(_returns), Polls()
+    duty.plugin = SingletonPlugin("duty", "tests:Broken", Broken, {})
+    async with Running(duty, polls):
+        await until(lambda: len(polls.terms) >= 2)
+        assert duty.status.fault == "ValueError: no such option"
+
+
+async def test_a_cluster_that_is_away_is_waited_for() -> None:
+    duty, polls = duty_of(_raises), Polls()
+    polls.over = Unavailable("no server answers")
+    async with Running(duty, polls) as task:
+        await until(lambda: duty.status.state is DutyState.WAITING)
+        polls.over = None
+        await until(lambda: polls.terms)
+        assert not task.done()
+
+
+async def test_a_duty_ends_with_the_session() -> None:
+    duty, polls = duty_of(_raises), Polls()
+    polls.over = AuthorityLost("the session is over")
+    async with Running(duty, polls) as task:
+        await asyncio.wait({task}, timeout=5)
+        assert isinstance(task.exception(), AuthorityLost)
+        assert duty.status.state is DutyState.STOPPED
+    polls.over = None
+
+
+async def test_a_long_good_run_is_forgiven(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    duty = duty_of(_raises)
+    duty._settings = DutySettings(back_off=BackOff(first_seconds=0.001, longest_seconds=0.0))
+    polls = Polls()
+    async with Running(duty, polls):
+        await until(lambda: len(polls.terms) >= 4)
+        assert duty.status.failures == 1
