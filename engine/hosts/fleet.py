@@ -89,6 +89,7 @@ class HostFleet:
         self._monitors: dict[ShardId, dict[HostId, HostMonitor]] = {}
         self._slices: list[set[HostMonitor]] = [set() for _ in range(self._grid.slices)]
         self._unread: set[ShardId] = set()
+        self._unreadable = False
         self._reading = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
         self._eternal: list[asyncio.Task[None]] = []
@@ -115,7 +116,8 @@ class HostFleet:
         monitors = self._drop(shards)
         try:
             await self._end(monitors)
-            await self._flush(shards)
+            if kind is None:  # else authority may be over: the heir sees for itself
+                await self._flush(shards)
         finally:
             self._open = False
             for task in self._eternal:
@@ -132,11 +134,7 @@ class HostFleet:
         numbers = frozenset(claim.shard for claim in shards)
         await self._end(self._drop(numbers & self._claims.keys()))  # adopted again, under a later epoch
         self._claims.update((claim.shard, claim) for claim in shards)
-        self._unread |= numbers
-        try:
-            await self.refresh(numbers)
-        except Unavailable as error:
-            _log.warning("engine=%s: hosts of %d shards not read: %s", self._engine, len(numbers), error)
+        await self.refresh(numbers)
 
     async def release(self, shards: Sequence[ShardClaim]) -> None:
         """Stop, close the connections, write the last reports; nothing acts any more on return."""
@@ -153,8 +151,20 @@ class HostFleet:
     async def refresh(self, shards: Collection[ShardId]) -> None:
         """Compare the rows of these shards with what is watched: hosts added, moved or removed.
 
-        Shards that are not ours are ignored. Raises `Unavailable`.
+        Shards that are not ours are ignored. When the database does not answer, they are read as
+        soon as it does.
         """
+        self._unread.update(shard for shard in shards if shard in self._claims)
+        try:
+            await self._read(shards)
+        except Unavailable as error:
+            if not self._unreadable:
+                _log.warning("engine=%s: hosts cannot be read: %s", self._engine, error)
+            self._unreadable = True
+        else:
+            self._unreadable = False
+
+    async def _read(self, shards: Collection[ShardId]) -> None:
         async with self._reading:  # an older read must not be applied after a newer one
             claims = {shard: self._claims[shard] for shard in shards if shard in self._claims}
             if not claims:
@@ -210,18 +220,13 @@ class HostFleet:
         return replaced
 
     async def _refresh_in_turn(self) -> None:
-        turn, failed = 0, False
+        turn = 0
         while True:
             await asyncio.sleep(self._settings.refresh_seconds / _REFRESH_TURNS)
             turn = (turn + 1) % _REFRESH_TURNS
-            due = {shard for shard in self._claims if shard % _REFRESH_TURNS == turn} | self._unread
-            try:
-                await self.refresh(due)
-                failed = False
-            except Unavailable as error:
-                if not failed:
-                    _log.warning("engine=%s: hosts cannot be read: %s", self._engine, error)
-                failed = True
+            await self.refresh(
+                {shard for shard in self._claims if shard % _REFRESH_TURNS == turn} | self._unread
+            )
 
     # --- rounds ---------------------------------------------------------------------------------
 
