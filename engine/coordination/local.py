@@ -232,7 +232,8 @@ class LocalServer:
             "preAllocSize=4096",
         ]
         if self._peers:
-            lines += ["initLimit=20", "syncLimit=10"]
+            # A server that believes itself elected, wrongly, waits initLimit ticks for followers.
+            lines += ["initLimit=6", "syncLimit=10"]
             lines += [f"server.{p.number}=127.0.0.1:{p.quorum_port}:{p.election_port}" for p in self._peers]
             (data / "myid").write_text(f"{self._number}\n")
         path = self.directory / "zoo.cfg"
