@@ -3,8 +3,9 @@
 One JSON line a request, `{"t", "host", "engine", "epoch", "verb", "id", "op"}`, and one a connection
 opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`; `t` is CLOCK_BOOTTIME in
 seconds. Each process appends to a file of its own and a host lives in one process, so a host's lines
-are in the order in which they happened; `read_log` merges the files of the running boot. Lines wait
-in memory for the turn of the loop that made them, no longer: no death of an engine can lose one.
+are in the order in which they happened; `read_log` merges the files of the running boot. A line is
+with the kernel before its request is carried out (3 us each, so nothing is buffered): whatever an
+engine learned from a host is in the log already, and no death of a process can lose it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-
-_BUFFER_BYTES = 256 * 1024
 
 
 def boottime() -> float:
@@ -57,25 +56,16 @@ class ConnectionChange:
 class WitnessLog:
     """Appends to one file of `directory`, or only counts when there is none.
 
-    `soon` is asked to call `flush` once the present turn of the loop is over. `limit_bytes` bounds the
-    file: when it is full it becomes `<name>.old`, replacing the one before.
+    `limit_bytes` bounds the file: when it is full it becomes `<name>.old`, replacing the one before.
+    Writing raises OSError (a full disk must not make a silent witness).
     """
 
-    def __init__(
-        self,
-        directory: Path | None,
-        *,
-        soon: Callable[[Callable[[], None]], object],
-        limit_bytes: int = 1 << 30,
-    ) -> None:
+    def __init__(self, directory: Path | None, *, limit_bytes: int = 1 << 30) -> None:
         self.requests = 0
-        self._soon = soon
         self._path: Path | None = None
         self._fd = -1
         self._limit = limit_bytes
         self._written = 0
-        self._lines: list[bytes] = []
-        self._pending = 0
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             self._path = directory / f"{_boot()}-{int(boottime() * 1000):013d}-{os.getpid()}.jsonl"
@@ -105,22 +95,13 @@ class WitnessLog:
             state = "opened" if opened else "closed"
             self._add({"t": boottime(), "host": host, "connection": state, "peer": peer})
 
-    def _add(self, entry: dict[str, object]) -> None:
-        line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
-        if not self._lines:
-            self._soon(self.flush)
-        self._lines.append(line)
-        self._pending += len(line)
-        if self._pending >= _BUFFER_BYTES:
-            self.flush()
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
-    def flush(self) -> None:
-        """Write what is buffered. Raises OSError (a full disk must not make a silent witness)."""
-        if not self._lines:
-            return
-        data = memoryview(b"".join(self._lines))
-        self._lines.clear()
-        self._pending = 0
+    def _add(self, entry: dict[str, object]) -> None:
+        data = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
         self._written += len(data)
         while data:
             data = data[os.write(self._fd, data) :]
@@ -128,12 +109,6 @@ class WitnessLog:
             os.close(self._fd)
             os.replace(self._path, self._path.with_suffix(".jsonl.old"))
             self._open()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self.flush()
-            os.close(self._fd)
-            self._fd = -1
 
     def _open(self) -> None:
         assert self._path is not None

@@ -215,8 +215,7 @@ def _reap(pid: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _open_site(settings: Settings, power: Callable[[int, Power], Any]) -> AsyncIterator[Site]:
-    soon = asyncio.get_running_loop().call_soon
-    log = WitnessLog(settings.log, soon=soon, limit_bytes=settings.log_limit_bytes)
+    log = WitnessLog(settings.log, limit_bytes=settings.log_limit_bytes)
     site = Site(
         log=log,
         pace=settings.pace,

@@ -32,7 +32,7 @@ async def hosts(tmp_path: Path) -> AsyncIterator[list[SimulatedHost]]:
     async def power(port: int, action: Power) -> dict[str, str]:
         return dict((await fleet.command("power", [port], {"action": action}))[port])
 
-    log = WitnessLog(tmp_path / "log", soon=asyncio.get_running_loop().call_soon)
+    log = WitnessLog(tmp_path / "log")
     async with Site(log=log, pace=PACE, power=power) as site:
         sockets = [bound_socket(0) for _ in range(3)]
         ports = [sock.getsockname()[1] for sock in sockets]

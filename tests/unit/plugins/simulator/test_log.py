@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from plugins.simulator.log import ConnectionChange, Request, WitnessLog, read_log, read_requests
-
-
-class Turn:
-    """Collects what is to be done once the present turn of the loop is over."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def __call__(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
-
-    def end(self) -> None:
-        calls, self.calls = self.calls, []
-        for call in calls:
-            call()
 
 
 def ask(log: WitnessLog, host: int, **fields: object) -> None:
@@ -37,7 +21,7 @@ def ask(log: WitnessLog, host: int, **fields: object) -> None:
 
 
 def test_a_request_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    log = WitnessLog(tmp_path, soon=Turn())
+    log = WitnessLog(tmp_path)
     log.request(20000, engine="e", epoch=(3 << 32) | 7, verb="VM.create", request_id="id", op="op-1")
     log.connection(20000, opened=False, peer=40000)
     log.close()
@@ -50,22 +34,15 @@ def test_a_request_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert change.t >= request.t > 0
 
 
-def test_the_lines_of_one_turn_are_written_when_it_ends(tmp_path: Path) -> None:
-    turn = Turn()
-    log = WitnessLog(tmp_path, soon=turn)
-    ask(log, 1)
-    ask(log, 2)
-    assert len(turn.calls) == 1
-    assert read_requests(tmp_path) == []
-    turn.end()
-    assert [request.host for request in read_requests(tmp_path)] == [1, 2]
-    ask(log, 3)
-    turn.end()
-    assert [request.host for request in read_requests(tmp_path)] == [1, 2, 3]
+def test_a_line_can_be_read_by_others_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    log = WitnessLog(tmp_path)
+    for number in range(3):
+        ask(log, number)
+        assert [request.host for request in read_requests(tmp_path)] == list(range(number + 1))
 
 
 def test_files_of_several_processes_are_merged_by_time(tmp_path: Path) -> None:
-    first, second = WitnessLog(tmp_path / "x", soon=Turn()), WitnessLog(tmp_path / "y", soon=Turn())
+    first, second = WitnessLog(tmp_path / "x"), WitnessLog(tmp_path / "y")
     for number in range(6):
         ask(first if number % 2 else second, number)
     for log, name in ((first, "x"), (second, "y")):
@@ -76,7 +53,7 @@ def test_files_of_several_processes_are_merged_by_time(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
-    log = WitnessLog(tmp_path, soon=Turn())
+    log = WitnessLog(tmp_path)
     ask(log, 1)
     log.close()
     (file,) = tmp_path.iterdir()
@@ -89,7 +66,7 @@ def test_a_line_that_was_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None
     [b"rubbish\n", b'{"t":1}\n', b'{"t":"x","host":1,"engine":"","epoch":1,"verb":"","id":"","op":""}\n'],
 )
 def test_a_line_that_is_not_ours_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
-    log = WitnessLog(tmp_path, soon=Turn())
+    log = WitnessLog(tmp_path)
     ask(log, 1)
     log.close()
     (file,) = tmp_path.iterdir()
@@ -99,7 +76,7 @@ def test_a_line_that_is_not_ours_is_an_error_that_names_it(tmp_path: Path, line:
 
 
 def test_times_of_another_boot_are_not_merged(tmp_path: Path) -> None:
-    log = WitnessLog(tmp_path, soon=Turn())
+    log = WitnessLog(tmp_path)
     ask(log, 1)
     log.close()
     (file,) = tmp_path.iterdir()
@@ -108,11 +85,9 @@ def test_times_of_another_boot_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_a_full_file_gives_way_and_nothing_recent_is_lost(tmp_path: Path) -> None:
-    turn = Turn()
-    log = WitnessLog(tmp_path, soon=turn, limit_bytes=500)
+    log = WitnessLog(tmp_path, limit_bytes=500)
     for number in range(8):
         ask(log, number)
-        turn.end()
     log.close()
     assert len(list(tmp_path.iterdir())) == 2
     kept = [request.host for request in read_requests(tmp_path)]
@@ -121,7 +96,7 @@ def test_a_full_file_gives_way_and_nothing_recent_is_lost(tmp_path: Path) -> Non
 
 
 def test_what_clients_send_is_written_as_text_whatever_it_is(tmp_path: Path) -> None:
-    log = WitnessLog(tmp_path, soon=Turn())
+    log = WitnessLog(tmp_path)
     ask(log, 1, verb={"a": 1}, request_id=None, epoch=None, engine='"\n')
     log.close()
     (request,) = read_requests(tmp_path)
@@ -129,7 +104,7 @@ def test_what_clients_send_is_written_as_text_whatever_it_is(tmp_path: Path) -> 
 
 
 def test_without_a_directory_requests_are_only_counted() -> None:
-    log = WitnessLog(None, soon=Turn())
+    log = WitnessLog(None)
     ask(log, 1)
     log.connection(1, opened=True, peer=2)
     log.close()
