@@ -1,0 +1,106 @@
+"""What a local cluster consists of, and the configuration files of its processes."""
+
+from __future__ import annotations
+
+import configparser
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import Conflict, InvalidInput
+from engine.local_cluster.certificates import CertificateFiles
+from engine.local_cluster.state import StateDirectory
+
+TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The options of `engine up`. Port 0 means any free one."""
+
+    engines: int = 3
+    hosts: int = 24
+    api_port: int = 8420
+    zk_port: int = 21810
+    host_port: int = 20000
+    cluster: str = "default"
+    session_seconds: float = 4.0
+    tick_seconds: float = 3.0
+    statistics_seconds: float = 15.0
+    shards: int = 256
+    partitioner: str = "cooperative"
+    tls: bool = False
+    api_workers: int = 2
+
+    def __post_init__(self) -> None:
+        bad = {}
+        for name, low, high in (
+            ("engines", 1, 16),
+            ("hosts", 0, 20000),
+            ("api_port", 0, 65535),
+            ("zk_port", 0, 65535),
+            ("host_port", 0, 65535),
+            ("api_workers", 1, 16),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                bad[name] = f"{value} is not within {low}..{high}"
+        if bad:
+            raise InvalidInput("; ".join(f"--{k.replace('_', '-')}: {v}" for k, v in bad.items()), fields=bad)
+
+
+def require_free(port: int, what: str, option: str) -> None:
+    """Raise `Conflict` when somebody listens on 127.0.0.1:`port`, naming the remedy."""
+    if port == 0:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Conflict(
+                f"port {port} of 127.0.0.1, meant for {what}, is in use: stop what uses it"
+                f" (`ss -ltnp 'sport = :{port}'`), or choose another with {option} (0 = any free)"
+            ) from error
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_configuration(
+    path: Path, layout: Layout, directory: StateDirectory, *, zookeeper: str, name: str | None = None
+) -> Path:
+    """Write the configuration of one engine (`name`), or of the API (None)."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser["DEFAULT"] = {"config_source": "shared"}
+    parser["shared"] = {"driver": "zookeeper", "hosts": zookeeper, "cluster": layout.cluster}
+    if name is not None:
+        parser["engine"] = {"name": name, "address": "127.0.0.1"}
+    parser["coordination"] = {
+        "hosts": zookeeper,
+        "cluster": layout.cluster,
+        "timeout_seconds": str(layout.session_seconds),
+        "tick_seconds": str(TICK_SECONDS),
+    }
+    parser["database"] = {"url": directory.database_url}
+    parser["sharding"] = {"shards": str(layout.shards), "partitioner": layout.partitioner}
+    parser["hosts"] = {
+        "tick_seconds": str(layout.tick_seconds),
+        "statistics_seconds": str(layout.statistics_seconds),
+    }
+    if layout.tls:
+        files = CertificateFiles(directory.simulator)
+        parser["driver_vdsm"] = {
+            "tls": "true",
+            "ca_file": str(files.ca),
+            "cert_file": str(files.certificate("engine")),
+            "key_file": str(files.key("engine")),
+        }
+    with path.open("w") as file:
+        parser.write(file)
+    path.chmod(0o600)
+    return path

@@ -1,0 +1,293 @@
+"""The composition root of an engine: builds every part, and owns the scopes that they live in.
+
+Scopes nest: the process (database, drivers, beat), in it one ZooKeeper session after another
+(membership, ownership, singletons), in that leadership and ownership. When a session's authority
+ends, all within it is cancelled, and a fresh session is opened after a jittered pause. Nothing
+that acts outlives the scope that allowed it.
+
+Run as `python -m engine.service` by `engine.supervisor`, which hears of each session before
+anything is written in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from oslo_config import cfg
+
+from engine import options
+from engine.beat import Beat
+from engine.clock import utcnow
+from engine.coordination.identity import SessionIdentity
+from engine.coordination.membership import Member, Membership, join
+from engine.coordination.session import Session, open_session
+from engine.db.database import Database
+from engine.db.events import EventStore
+from engine.db.options import DatabaseSettings
+from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
+from engine.extensions import load_class
+from engine.hosts.fleet import HostFleet
+from engine.hosts.options import MonitorSettings
+from engine.hosts.store import HostStore
+from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
+from engine.sharding.ownership import Ownership
+from engine.sharding.partitioners import PartitionerContext
+from engine.sharding.store import EpochStore
+from engine.singletons.loading import load_singletons
+from engine.singletons.runner import SingletonRunner, settings_from
+
+LOG = logging.getLogger("engine.service")
+
+ALGORITHM = 1
+"""Version of the assignment; the lowest among the members is the one in force."""
+REOPEN_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
+DATABASE_PING_SECONDS = 1.0
+DATABASE_PATIENCE_SECONDS = 5.0
+
+
+class DatabaseCut(Unavailable):
+    """This engine has lost the database while others still reach it: they take its shards."""
+
+
+class Service:
+    """One engine process. What it is made of is read from `conf` once."""
+
+    def __init__(self, conf: cfg.ConfigOpts, beat: Beat) -> None:
+        self.conf = conf
+        self.beat = beat
+        self.name = EngineId(conf.engine.name)
+        self.settings = options.session_settings(conf)
+        self.stopping = asyncio.Event()
+        self._drivers: dict[str, HostDriver] = {}
+        self._singletons: SingletonRunner
+        self._fenced: asyncio.Future[frozenset[ShardId]]
+
+    async def run(self) -> None:
+        """Serve until `stopping` is set, then drain. Raises `InvalidInput`, `Conflict` when the
+        configuration forbids to serve at all."""
+        chosen = DatabaseSettings.from_conf(self.conf)
+        async with contextlib.AsyncExitStack() as stack:
+            database = await stack.enter_async_context(
+                Database(
+                    chosen.url, busy_timeout_seconds=chosen.busy_timeout_seconds, pool_size=chosen.pool_size
+                )
+            )
+            for name in self.conf.engine.drivers:
+                kind = load_class("engine.drivers", name)
+                driver: HostDriver = kind(options.driver_values(self.conf, name, kind.options))
+                stack.push_async_callback(driver.close)
+                self._drivers[name] = driver
+            self._singletons = SingletonRunner(
+                load_singletons(self.conf),
+                engine=self.name,
+                events=lambda singleton: EventStore(database, name=singleton, engine=self.name),
+                settings=settings_from(self.conf.singletons),
+            )
+            await self._serve(database)
+
+    async def _serve(self, database: Database) -> None:
+        """One session after another."""
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                await self._serve_session(database)
+                failures = 0
+            except (Unavailable, AuthorityLost, Fenced) as error:
+                pause = REOPEN_SECONDS[min(failures, len(REOPEN_SECONDS) - 1)] * random.uniform(0.5, 1.5)
+                failures += 1
+                LOG.warning("session over: %s; a fresh one in %.1f s", error, pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self.stopping.wait()
+
+    async def _serve_session(self, database: Database) -> None:
+        async def tell_supervisor(identity: SessionIdentity) -> None:
+            await self.beat.opened(identity, self.settings.hosts, self.settings.tls)
+
+        await database.check_schema()
+        async with open_session(self.settings, on_identity=tell_supervisor) as session:
+            try:
+                async with join(session, self._member()) as membership:
+                    self.beat.acting_under(session.authority)
+                    async with session.authority.scope():
+                        await self._act(database, session, membership)
+            except* (Unavailable, AuthorityLost, Fenced) as group:
+                raise _first(group) from group
+            finally:
+                self.beat.acting_under(None)
+        self.beat.ended(session.identity)
+
+    def _member(self) -> Member:
+        conf = self.conf
+        return Member(
+            engine=self.name,
+            address=conf.engine.address,
+            pid=os.getpid(),
+            version=version("engine-ha"),
+            started=utcnow(),
+            state="up",
+            weight=conf.engine.weight,
+            algorithm=ALGORITHM,
+            db="ok",
+            shards=conf.sharding.shards,
+            partitioner=conf.sharding.partitioner,
+        )
+
+    async def _act(self, database: Database, session: Session, membership: Membership) -> None:
+        """What an engine does while it has a session."""
+        conf = self.conf
+        self._fenced = asyncio.get_running_loop().create_future()
+        partitioner = self._partitioner(session)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(partitioner.close)
+            fleet = await stack.enter_async_context(
+                HostFleet(
+                    engine=self.name,
+                    drivers=self._drivers,
+                    store=HostStore(database),
+                    settings=MonitorSettings.from_values(conf.hosts),
+                    on_fenced=self._learn_fenced,
+                )
+            )
+            ownership = await stack.enter_async_context(
+                Ownership(
+                    session=session,
+                    membership=membership,
+                    partitioner=partitioner,
+                    store=EpochStore(database),
+                    work=fleet,
+                    shards=conf.sharding.shards,
+                    settings=options.ownership_settings(conf),
+                )
+            )
+            self.beat.ready()
+            LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
+            async with asyncio.TaskGroup() as group:
+                duties = asyncio.Event()
+                tasks = [
+                    group.create_task(ownership.run(), name="ownership"),
+                    group.create_task(self._watch_database(database, membership), name="database"),
+                    group.create_task(self._heed_inbox(session, fleet), name="inbox"),
+                    group.create_task(self._heed_fencing(), name="fencing"),
+                    group.create_task(
+                        self._serve_singletons(session, ownership.incarnation, until=duties),
+                        name="singletons",
+                    ),
+                ]
+                await self.stopping.wait()
+                LOG.info("draining engine=%s", self.name)
+                await membership.drain()
+                duties.set()
+                await ownership.drain()
+                for task in tasks[:-1]:
+                    task.cancel()
+
+    def _partitioner(self, session: Session) -> Partitioner:
+        kind = load_class("engine.partitioners", self.conf.sharding.partitioner)
+        made: Partitioner = kind(
+            PartitionerContext(
+                engine=self.name,
+                session=session,
+                shards=self.conf.sharding.shards,
+                untaken_seconds=self.conf.sharding.untaken_seconds,
+            )
+        )
+        return made
+
+    async def _serve_singletons(self, session: Session, incarnation: int, *, until: asyncio.Event) -> None:
+        async with self._singletons.serving(session, incarnation=incarnation):
+            await until.wait()
+
+    async def _heed_inbox(self, session: Session, fleet: HostFleet) -> None:
+        """Whoever changes hosts bumps their shard's node; the fleet compares its rows at once."""
+        changed: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+        await session.ensure(session.paths.inbox)
+        async with session.replica(session.paths.inbox) as inbox:
+            unsubscribe = inbox.subscribe(changed.put_nowait)
+            try:
+                while True:
+                    names = await changed.get()
+                    await fleet.refresh([ShardId(int(name)) for name in names if name.isdecimal()])
+            finally:
+                unsubscribe()
+
+    def _learn_fenced(self, shards: frozenset[ShardId]) -> None:
+        if not self._fenced.done():
+            self._fenced.set_result(shards)
+
+    async def _heed_fencing(self) -> None:
+        """Whoever was fenced proves a fresh session before it claims anything again."""
+        shards = await self._fenced
+        raise Fenced(f"later owners were met in the database: shards {sorted(shards)[:8]}")
+
+    async def _watch_database(self, database: Database, membership: Membership) -> None:
+        """Advertise whether the database answers; give up where others reach it and we do not."""
+        silent = 0.0
+        while True:
+            await asyncio.sleep(DATABASE_PING_SECONDS)
+            try:
+                async with asyncio.timeout(DATABASE_PING_SECONDS):
+                    await database.ping()
+            except (Unavailable, TimeoutError) as error:
+                silent += DATABASE_PING_SECONDS
+                if silent == DATABASE_PING_SECONDS:
+                    LOG.warning("the database does not answer: %s", error)
+                    await membership.update(db="down")
+                others = [m for m in membership.members if m.engine != self.name]
+                if silent >= DATABASE_PATIENCE_SECONDS and any(m.db == "ok" for m in others):
+                    raise DatabaseCut(f"no answer from the database for {silent:.0f} s: {error}") from error
+            else:
+                if silent:
+                    LOG.info("the database answers again")
+                    await membership.update(db="ok")
+                silent = 0.0
+
+
+def _first(group: BaseExceptionGroup[EngineError]) -> EngineError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, EngineError)
+    return error
+
+
+async def _main(conf: cfg.ConfigOpts, supervisor_fd: int | None) -> None:
+    beat = Beat(supervisor_fd, grace_seconds=conf.coordination.timeout_seconds / 2)
+    service = Service(conf, beat)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stopping.set)
+    beating = asyncio.create_task(beat.run(), name="beat")
+    try:
+        await service.run()
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m engine.service [--config-file FILE]... [--supervisor-fd N]`."""
+    parser = argparse.ArgumentParser(prog="engine.service")
+    parser.add_argument("--config-file", action="append", default=[])
+    parser.add_argument("--supervisor-fd", type=int)
+    arguments = parser.parse_args(argv)
+    try:
+        conf = options.load(arguments.config_file)
+        asyncio.run(_main(conf, arguments.supervisor_fd))
+    except (InvalidInput, Conflict, cfg.Error) as error:
+        LOG.error("%s", error)
+        return os.EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""`[engine]`: who this engine is, and which plugins it loads."""
+
+from __future__ import annotations
+
+import socket
+
+from oslo_config import cfg
+
+GROUP = "engine"
+
+OPTS = [
+    cfg.StrOpt(
+        "name",
+        default=socket.gethostname(),
+        sample_default="<host name>",
+        regex=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        help="Name of this engine, unique in its cluster.",
+    ),
+    cfg.StrOpt(
+        "address",
+        default="127.0.0.1",
+        sample_default="<address of this machine>",
+        help="Address at which the other engines reach this one; shown in /members.",
+    ),
+    cfg.IntOpt(
+        "weight",
+        default=1,
+        min=1,
+        max=100,
+        help="Share of the hosts that this engine takes, relative to the weights of the others.",
+    ),
+    cfg.ListOpt(
+        "drivers",
+        default=["vdsm"],
+        help="Host drivers to load, from the namespace engine.drivers.",
+    ),
+]

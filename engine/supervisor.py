@@ -1,0 +1,221 @@
+"""The small parent of an engine process: ends its session when it dies, and starts it again.
+
+The child tells, over a pipe, each ZooKeeper session before it writes in it, and then beats from
+its event loop. When the child is dead, or its beat is older than its authority, the supervisor
+kills its process group, reaps it, drains the pipe and closes the session: its ephemeral nodes
+vanish at once and the takeover begins in milliseconds instead of a session timeout later. Only
+after the reaping, so that no verb of the dead can follow its session.
+
+It imports neither kazoo nor asyncio and parses no configuration: little in it can fail. Started by
+`engine node`; each of the two ends when the other does (parent-death signal, end of file).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.clock import boottime
+from engine.coordination.closing import close_session
+from engine.coordination.identity import SessionIdentity, TlsSettings
+from engine.processes import leashed
+from engine.systemd import notify
+
+LOG = logging.getLogger("engine.supervisor")
+
+STARTUP_SECONDS = 60.0
+"""How long a child may take until its first beat: imports and configuration on a busy machine."""
+STOP_SECONDS = 30.0
+"""How long a drain may take before the child is killed."""
+BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses before restart number 1, 2, ...; a child that ran for a minute starts over at the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session of the child, and what it takes to close it."""
+
+    hosts: str
+    identity: SessionIdentity
+    tls: TlsSettings | None
+
+
+class Child:
+    """One run of the engine process, as its pipe tells it."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        read_fd, write_fd = os.pipe()
+        command = leashed([*argv, "--supervisor-fd", str(write_fd)])
+        try:
+            self.process = subprocess.Popen(command, pass_fds=(write_fd,), process_group=0)
+        finally:
+            os.close(write_fd)
+        os.set_blocking(read_fd, False)
+        self.pipe = read_fd
+        self.pidfd = os.pidfd_open(self.process.pid)
+        self.started = boottime()
+        self.act_until = self.started + STARTUP_SECONDS
+        self.sessions: dict[int, OpenSession] = {}
+        self.ready = False
+        self._partial = b""
+
+    def read_pipe(self) -> bool:
+        """Take in what the child has said; False at end of file."""
+        while True:
+            try:
+                data = os.read(self.pipe, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            for line in lines:
+                self._hear(json.loads(line))
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        match said["say"]:
+            case "beat":
+                self.act_until = float(said["until"])
+                notify("WATCHDOG=1")
+            case "session":
+                identity = SessionIdentity(
+                    session_id=said["id"],
+                    password=bytes.fromhex(said["password"]),
+                    timeout_seconds=said["timeout"],
+                )
+                tls = TlsSettings(**said["tls"]) if said["tls"] else None
+                self.sessions[identity.session_id] = OpenSession(said["hosts"], identity, tls)
+            case "ended":
+                self.sessions.pop(said["id"], None)
+            case "ready":
+                if not self.ready:
+                    self.ready = True
+                    notify("READY=1")
+
+    def kill(self) -> None:
+        """End the whole process group, reap it, and read its last words."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.read_pipe()
+
+    def close_sessions(self) -> None:
+        """Close what sessions it left open. Called only after `kill`."""
+        for session in self.sessions.values():
+            try:
+                close_session(session.hosts, session.identity, tls=session.tls)
+            except Exception:  # whatever it is, the session timeout decides then
+                LOG.exception("session %x could not be closed", session.identity.session_id)
+            else:
+                LOG.info("session %x closed", session.identity.session_id)
+        self.sessions.clear()
+
+    def dispose(self) -> None:
+        os.close(self.pipe)
+        os.close(self.pidfd)
+
+
+class Supervisor:
+    """Runs one child after another until told to stop."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = argv
+        self.stop_signals = 0
+        self.stop_by: float | None = None
+        self._wakeup, wakeup_write = os.pipe()
+        for fd in (self._wakeup, wakeup_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop_signal)
+
+    def run(self) -> int:
+        """Exit status: 0 after a stop that was asked for, else the child's own refusal (2..127)."""
+        failures = 0
+        while True:
+            child = Child(self.argv)
+            status = self._watch(child)
+            lasted = boottime() - child.started
+            if self.stop_signals:
+                return 0 if status == 0 else 1
+            if status == os.EX_CONFIG:
+                return status  # it said why; starting again would say the same
+            failures = 0 if lasted > 60 else failures
+            pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+            failures += 1
+            LOG.warning("engine ended with status %s after %.1f s; restart in %.1f s", status, lasted, pause)
+            if self._sleep(pause):
+                return 0
+
+    def _watch(self, child: Child) -> int:
+        poll = select.poll()
+        for fd in (child.pipe, child.pidfd, self._wakeup):
+            poll.register(fd, select.POLLIN)
+        try:
+            forwarded = 0
+            while True:
+                due = child.act_until if self.stop_by is None else min(child.act_until, self.stop_by)
+                ready = {fd for fd, _ in poll.poll(max(0.0, due - boottime()) * 1000 + 1)}
+                self._drain_wakeup()
+                if child.pipe in ready and not child.read_pipe():
+                    poll.unregister(child.pipe)
+                if child.pidfd in ready:
+                    break
+                if forwarded < self.stop_signals:
+                    forwarded = self.stop_signals
+                    child.process.send_signal(signal.SIGTERM if forwarded == 1 else signal.SIGKILL)
+                # Read once more before judging: after a freeze of us alone its newer beats lie in the pipe.
+                if boottime() >= child.act_until:
+                    child.read_pipe()
+                if boottime() >= child.act_until:
+                    LOG.error("engine %d is silent past its authority; killing it", child.process.pid)
+                    break
+                if self.stop_by is not None and boottime() >= self.stop_by:
+                    LOG.error("engine %d did not stop in time; killing it", child.process.pid)
+                    break
+            child.kill()
+            child.close_sessions()
+            return child.process.returncode
+        finally:
+            child.dispose()
+
+    def _on_stop_signal(self, number: int, _frame: object) -> None:
+        self.stop_signals += 1
+        if self.stop_by is None:
+            self.stop_by = boottime() + STOP_SECONDS
+            notify("STOPPING=1")
+
+    def _drain_wakeup(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 512):
+                pass
+
+    def _sleep(self, seconds: float) -> bool:
+        """Wait between two runs; True when told to stop meanwhile."""
+        deadline = boottime() + seconds
+        while not self.stop_signals and (left := deadline - boottime()) > 0:
+            select.select([self._wakeup], [], [], left)
+            self._drain_wakeup()
+        return bool(self.stop_signals)
+
+
+def main() -> int:
+    """`python -m engine.supervisor ARGUMENTS`: supervise `python -m engine.service ARGUMENTS`."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+    )
+    argv = [sys.executable, "-m", "engine.service", *sys.argv[1:]]
+    return Supervisor(argv).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

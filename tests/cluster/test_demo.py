@@ -1,0 +1,23 @@
+"""`engine demo` from end to end: the promise of the project, as its user can try it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cluster.conftest import Workplace
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_the_demo_holds_its_invariants(workplace: Workplace) -> None:
+    demo = workplace.start("demo", "--state-dir", str(workplace.state), "--json")
+    status = demo.wait(seconds=240)
+    assert status == 0, demo.output
+    document = json.loads(demo.output[demo.output.index("{\n") : demo.output.rindex("}") + 1])
+    assert document["ok"] is True
+    assert len(document["steps"]) == 5
+    moved = {step["step"]: step["unowned"]["moves"] for step in document["steps"]}
+    assert all(moved.values()), f"a step moved no host, so it has shown nothing: {moved}"
+    assert sum(step["asked_by_two"] for step in document["steps"]) == 0
