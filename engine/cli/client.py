@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from engine.cli.columns import local_time
 from engine.cli.endpoint import Endpoint, find_endpoint
 from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
+
+LOG = logging.getLogger(__name__)
 
 PAGE_SIZE = 500
 TIMEOUT_SECONDS = 30.0
@@ -45,6 +49,8 @@ class Api:
         self.endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         self._client: httpx.Client | None = None
+        self.stale_since: str | None = None
+        """Since when the API has not heard from ZooKeeper; what it says of engines and shards is that old."""
 
     def __enter__(self) -> Api:
         import httpx
@@ -132,8 +138,16 @@ class Api:
                 "JSON: is this the engine's API?"
             )
         if response.is_success:
+            self._note_staleness(body.pop("stale_since", None))
             return body
         raise refusal(response.status_code, body)
+
+    def _note_staleness(self, since: str | None) -> None:
+        if since is not None and self.stale_since is None:
+            LOG.warning(
+                "the API has lost ZooKeeper: engines and shards are shown as of %s", local_time(since)
+            )
+            self.stale_since = since
 
 
 def refusal(status: int, problem: Mapping[str, Any]) -> EngineError:

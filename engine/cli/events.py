@@ -8,8 +8,10 @@ from typing import Any
 
 from cliff.lister import Lister
 
-from engine.cli.client import add_api_options, open_api
+from engine.cli.client import Api, add_api_options, open_api
 from engine.cli.columns import table
+from engine.cli.hosts import path_of
+from engine.errors import NotFound
 
 COLUMNS = ("id", "at", "kind", "message", "engine", "host_id")
 DEFAULT_LIMIT = 50
@@ -29,13 +31,23 @@ class EventsList(Lister):
             help=f"at most this many (default: {DEFAULT_LIMIT})",
         )
         parser.add_argument("--kind", metavar="KIND", help="only those of this kind (host.status, ...)")
-        parser.add_argument("--host", metavar="ID", help="only those about the host with this id")
+        parser.add_argument("--host", metavar="HOST", help="only those about the host with this name or id")
         add_api_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        params = {"kind": parsed_args.kind, "host": parsed_args.host}
         with open_api(parsed_args) as api:
+            host = host_id(api, parsed_args.host) if parsed_args.host else None
+            params = {"kind": parsed_args.kind, "host": host}
             events = list(api.pages("/v1/events", "events", limit=parsed_args.limit, params=params))
         events.sort(key=lambda event: int(event["id"]))
         return table(events, COLUMNS, output=parsed_args.formatter, times=("at",))
+
+
+def host_id(api: Api, host: str) -> str:
+    """The id of the host with this id or name; what is not found may be the id of a removed host."""
+    try:
+        found: str = api.get(path_of(host))["id"]
+    except NotFound:
+        return host
+    return found

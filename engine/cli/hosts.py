@@ -11,9 +11,8 @@ from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
-from engine.cli.client import Api, add_api_options, open_api
+from engine.cli.client import add_api_options, open_api
 from engine.cli.columns import one, table
-from engine.errors import NotFound
 
 COLUMNS = ("id", "name", "address", "port", "status", "shard", "owner", "status_since", "reported_at")
 TIMES = ("status_since", "reported_at", "created_at")
@@ -29,9 +28,14 @@ class HostsList(Lister):
         parser = super().get_parser(prog_name)
         parser.set_defaults(print_empty=True)
         parser.add_argument(
-            "--status", metavar="STATUS", help="only those in this status (up, connecting, ...)"
+            "--status",
+            metavar="STATUS",
+            action="append",
+            help="only those in this status (up, connecting, ...); may be repeated",
         )
-        parser.add_argument("--name", metavar="NAME", help="only those whose name matches")
+        parser.add_argument(
+            "--name", metavar="NAME", help="only those whose name begins so, or is like this: 'rack1-*-db?'"
+        )
         parser.add_argument("--limit", type=int, metavar="N", help="at most this many (default: all)")
         add_api_options(parser)
         return parser
@@ -54,7 +58,7 @@ class HostsShow(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:
-            host = find_host(api, parsed_args.host)
+            host = api.get(path_of(parsed_args.host))
         return one(host, output=parsed_args.formatter, times=TIMES)
 
 
@@ -95,18 +99,12 @@ class HostsRemove(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         with open_api(parsed_args) as api:
             # All are found before the first is removed, so that a typing error removes nothing.
-            found = [find_host(api, name) for name in parsed_args.host]
+            found = [api.get(path_of(host)) for host in parsed_args.host]
             for host in found:
-                api.delete(f"/v1/hosts/{host['id']}")
+                api.delete(path_of(host["id"]))
                 self.app.stdout.write(f"removed {host['name']} ({host['id']})\n")
 
 
-def find_host(api: Api, wanted: str) -> dict[str, Any]:
-    """The host of this id or, failing that, of exactly this name. Raises `NotFound`."""
-    for host in api.pages("/v1/hosts", "hosts", params={"name": wanted}):
-        if host["name"] == wanted:
-            return host
-    try:
-        return api.get(f"/v1/hosts/{quote(wanted, safe='')}")
-    except NotFound:
-        raise NotFound(f"there is no host with the name or id {wanted!r}") from None
+def path_of(host: str) -> str:
+    """Where the API has the host with this id or name."""
+    return f"/v1/hosts/{quote(host, safe='')}"

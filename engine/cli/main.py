@@ -18,7 +18,9 @@ from typing import Any
 from cliff.app import App
 from cliff.command import Command
 from cliff.commandmanager import CommandManager
+from cliff.help import HelpCommand, HelpExit
 
+from engine.cli.overview import overview
 from engine.errors import Conflict, EngineError, NotFound
 
 DESCRIPTION = "Manage the engines that share a fleet of virtualisation hosts."
@@ -37,6 +39,7 @@ exit codes:
 """
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NOT_FOUND = 4
 EXIT_CONFLICT = 5
 
@@ -60,9 +63,32 @@ class CommandLine(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)} (options of a command follow its name)")
         command: list[str] = options.command
-        if not command and not options.deferred_help:
-            command = ["help"]
+        # Without a command cliff would open a shell of its own; people expect the help.
+        options.deferred_help = options.deferred_help or not command
         return options, command
+
+
+class Commands(CommandManager):
+    """The commands by name, each imported when it is called; cliff's own imports them all, always."""
+
+    def load_commands(self, namespace: str) -> None:
+        self.group_list.append(namespace)
+        for entry in metadata.entry_points(group=namespace):
+            self.commands[entry.name.replace("_", " ")] = entry
+
+
+class Help(HelpCommand):
+    """Explain a command, or list them all."""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        if not parsed_args.cmd:
+            self.app.options.deferred_help = True
+            self.app.print_help_if_requested()
+        try:
+            return super().take_action(parsed_args)
+        except ValueError:
+            self.app.LOG.error("there is no command %r; see `engine --help`", " ".join(parsed_args.cmd))
+            return EXIT_USAGE
 
 
 class EngineApp(App):
@@ -75,9 +101,10 @@ class EngineApp(App):
         super().__init__(
             description=DESCRIPTION,
             version=metadata.version("engine-ha"),
-            command_manager=CommandManager("engine.cli"),
+            command_manager=Commands("engine.cli"),
             deferred_help=True,
         )
+        self.command_manager.add_command("help", Help)
         self._failure: BaseException | None = None
 
     def build_option_parser(
@@ -90,7 +117,6 @@ class EngineApp(App):
             prog=self.NAME,
             usage="%(prog)s [options] <command> [options of the command]",
             description=description,
-            epilog=GUIDE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
             allow_abbrev=False,
@@ -125,6 +151,12 @@ class EngineApp(App):
             file = logging.FileHandler(self.options.log_file)
             file.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))
             root.addHandler(file)
+
+    def print_help_if_requested(self) -> None:
+        if self.options.deferred_help:
+            self.parser.epilog = f"{overview(self.command_manager)}\n\n{GUIDE}"
+            self.parser.print_help(self.stdout)
+            raise HelpExit
 
     def run_subcommand(self, argv: list[str]) -> int:
         self._failure = None

@@ -11,7 +11,7 @@ from cliff.lister import Lister
 from engine.cli.client import add_api_options, open_api
 from engine.cli.columns import table
 
-COLUMNS = ("engine", "state", "shards", "address", "pid", "version", "weight", "db", "started")
+COLUMNS = ("engine", "state", "shards_owned", "address", "pid", "version", "weight", "db", "started")
 
 
 class MembersList(Lister):

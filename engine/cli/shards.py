@@ -28,9 +28,8 @@ class ShardsList(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:
-            shards = list(api.pages("/v1/shards", "shards"))
-        wanted = [shard for shard in shards if parsed_args.owner in (None, shard["owner"])]
-        return table(wanted, COLUMNS, output=parsed_args.formatter, times=TIMES)
+            shards = list(api.pages("/v1/shards", "shards", params={"owner": parsed_args.owner}))
+        return table(shards, COLUMNS, output=parsed_args.formatter, times=TIMES)
 
 
 class ShardsShow(ShowOne):

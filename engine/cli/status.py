@@ -24,7 +24,7 @@ class Status(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:
-            status = {"api": api.endpoint.api_url, **api.get("/v1/status")}
+            status = {"api": api.endpoint.api_url, **api.get("/v1/status"), "stale_since": api.stale_since}
         return tuple(status), tuple(status.values())
 
     def produce_output(
@@ -47,7 +47,7 @@ def _cluster(status: Mapping[str, Any]) -> list[str]:
     shards = status["shards"]
     free = shards["total"] - shards["owned"]
     return [
-        f"Cluster  {status.get('cluster', '-')}, API {status['api']}",
+        f"API      {status['api']}",
         f"Hosts    {sum(hosts.values())}{': ' if counts else ''}"
         + ", ".join(f"{number} {name}" for name, number in counts),
         f"Shards   {shards['owned']} of {shards['total']} owned"
