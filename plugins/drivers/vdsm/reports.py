@@ -7,14 +7,20 @@ field, never a default.
 
 from __future__ import annotations
 
-import contextlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from engine.plugin import HostCapabilities, HostEvent, HostRefused, HostStatistics, VmId, VmReport
 
 _MEBIBYTE: Final = 1024 * 1024
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
+_MOST_COUNT: Final = 2**31 - 1
+_MOST_MEBIBYTES: Final = 2**43 - 1
+"""So that the bytes fit 64 bits: what a host says must not break the rows of other hosts."""
+_LONGEST_WORD: Final = 255
+_LONGEST_MESSAGE: Final = 4096
 _INTERNAL_ERROR: Final = -32603
 _EVENT_KINDS: Final = {"virt|VM_status": "vm_status", "net|host_conn": "network"}
 
@@ -34,7 +40,7 @@ def capabilities_from_wire(result: object) -> HostCapabilities:
         raise MalformedAnswer(f"clusterLevels is not a list of strings: {_shown(levels)}")
     return HostCapabilities(
         cpu_cores=_integer(raw, "cpuCores"),
-        memory_bytes=_integer(raw, "memSize") * _MEBIBYTE,
+        memory_bytes=_integer(raw, "memSize", most=_MOST_MEBIBYTES) * _MEBIBYTE,
         cluster_levels=tuple(levels),
         agent_version=_string(raw, "software_version", default=""),
         uuid=_string(raw, "uuid"),
@@ -56,7 +62,7 @@ def statistics_from_wire(result: object) -> HostStatistics:
         vm_count=_integer(raw, "vmCount"),
         vm_active=_integer(raw, "vmActive"),
         vm_migrating=_integer(raw, "vmMigrating"),
-        memory_free_bytes=_integer(raw, "memFree") * _MEBIBYTE,
+        memory_free_bytes=_integer(raw, "memFree", most=_MOST_MEBIBYTES) * _MEBIBYTE,
         cpu_load_percent=min(max(load, 0.0), 100.0),
         raw=raw,
     )
@@ -103,9 +109,9 @@ def _vm_from_wire(raw: Mapping[str, Any]) -> VmReport:
     return VmReport(
         vm_id=VmId(_string(raw, "vmId")),
         status=_string(raw, "status"),
-        exit_code=_integer(raw, "exitCode") if "exitCode" in raw else None,
-        exit_reason=_integer(raw, "exitReason") if "exitReason" in raw else None,
-        exit_message=_string(raw, "exitMessage", default=""),
+        exit_code=_integer(raw, "exitCode", least=-_MOST_COUNT) if "exitCode" in raw else None,
+        exit_reason=_integer(raw, "exitReason", least=-_MOST_COUNT) if "exitReason" in raw else None,
+        exit_message=_string(raw, "exitMessage", default="", longest=_LONGEST_MESSAGE),
     )
 
 
@@ -115,20 +121,25 @@ def _mapping(value: object, what: str) -> Mapping[str, Any]:
     return value
 
 
-def _string(raw: Mapping[str, Any], name: str, *, default: str | None = None) -> str:
+def _string(
+    raw: Mapping[str, Any], name: str, *, default: str | None = None, longest: int = _LONGEST_WORD
+) -> str:
     value = raw.get(name, default)
     if not isinstance(value, str):
         raise MalformedAnswer(f"{name} is not a string: {_shown(value)}")
+    if len(value) > longest or "\0" in value:
+        raise MalformedAnswer(f"{name} has NUL or more than {longest} characters: {_shown(value[:longest])}")
     return value
 
 
-def _integer(raw: Mapping[str, Any], name: str) -> int:
+def _integer(raw: Mapping[str, Any], name: str, *, least: int = 0, most: int = _MOST_COUNT) -> int:
     value = raw.get(name)
-    if isinstance(value, str) and len(value) <= 20:
-        with contextlib.suppress(ValueError):
-            value = int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise MalformedAnswer(f"{name} is not a whole number: {_shown(value)}")
+    if not least <= value <= most:
+        raise MalformedAnswer(f"{name} is not within {least} and {most}: {_shown(value)}")
     return value
 
 

@@ -58,7 +58,6 @@ class SimulatedBreakableHost(BreakableHost):
         self.host.emit(f"|virt|VM_status|{vm}", {vm: {"status": status}})
 
     def witnessed(self) -> list[Request]:
-        self.host.log.flush()
         return [entry for entry in read_log(self._log) if isinstance(entry, Request)]
 
 
@@ -66,7 +65,7 @@ async def simulated(directory: Path, tls: ssl.SSLContext | None) -> AsyncIterato
     async def power(port: int, action: Power) -> dict[str, str]:
         return dict((await fleet.command("power", [port], {"action": action}))[port])
 
-    log = WitnessLog(directory / "log", soon=asyncio.get_running_loop().call_soon)
+    log = WitnessLog(directory / "log")
     async with Site(log=log, pace=Pace(), power=power, server_tls=tls) as site:
         with bound_socket(0) as sock:
             port = sock.getsockname()[1]

@@ -94,6 +94,11 @@ def test_a_blank_line_in_the_body_does_not_end_the_headers_of_a_frame_with_carri
     assert frame == Frame("MESSAGE", {"a": "b"}, b"one\n\ntwo")
 
 
+def test_a_blank_line_with_carriage_return_in_the_body_does_not_end_the_headers_of_a_frame_without() -> None:
+    (frame,) = Decoder().feed(b"MESSAGE\na:b\n\none\n\r\ntwo\0")
+    assert frame == Frame("MESSAGE", {"a": "b"}, b"one\n\r\ntwo")
+
+
 def test_of_a_repeated_header_the_first_counts() -> None:
     assert Decoder().feed(b"MESSAGE\na:1\na:2\n\n\0")[0].headers == {"a": "1"}
 
