@@ -36,6 +36,9 @@ LOG = logging.getLogger(__name__)
 
 DATABASE_FRESH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
+PAUSE_SECONDS = 0.002
+BURST_SECONDS = 0.01
+"""News that keep coming without a pause are heard for so long before they are acted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +90,9 @@ class Ownership:
         )
         self._tenures: dict[ShardId, Tenure] = {}
         self._owned: dict[ShardId, OwnedShard] = {}
-        self._claiming: frozenset[ShardId] = frozenset()
-        self._claim_again = False
+        self._claiming: set[ShardId] = set()
+        self._to_take: list[Tenure] = []
+        self._taking = False
         self._doubtful: set[ShardId] = set()
         self._draining = False
         self._tree_changed = False
@@ -141,7 +145,7 @@ class Ownership:
                 self._wake.set()
                 while True:
                     await self._wake.wait()
-                    self._wake.clear()
+                    await self._hear_out()
                     if self._session.connected:
                         await self._turn()
         except BaseExceptionGroup as group:
@@ -155,6 +159,16 @@ class Ownership:
         self._emptied.clear()
         self._wake.set()
         await self._emptied.wait()
+
+    async def _hear_out(self) -> None:
+        """News come in bursts (an engine's death is one event a shard): plan once for a burst."""
+        latest = self._clock() + BURST_SECONDS
+        while self._wake.is_set() and self._clock() < latest:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_SECONDS):
+                    await self._wake.wait()
+        self._wake.clear()
 
     # --- planning -----------------------------------------------------------------------------------
 
@@ -177,11 +191,10 @@ class Ownership:
         if self._partitioner.state is PartitionState.RELEASE and self._tenures.keys() <= wants:
             self._partitioner.released()
         seats = self._board.seats
-        free = [seats[s] for s in wants if s in seats and seats[s].free and s not in self._tenures]
-        if free and self._claiming:
-            self._claim_again = True
-        elif free and may_claim:
-            self._claiming = frozenset(seat.shard for seat in free)
+        taken = self._tenures.keys() | self._claiming
+        free = [seats[s] for s in sorted(wants - taken) if s in seats and seats[s].free]
+        if free and may_claim:
+            self._claiming.update(seat.shard for seat in free)
             self._spawn(self._claim(free), "claim")
         if self._draining and not self._tenures and not self._claiming:
             self._emptied.set()
@@ -226,22 +239,30 @@ class Ownership:
     # --- taking -------------------------------------------------------------------------------------
 
     async def _claim(self, seats: Sequence[Seat]) -> None:
-        """The node's half; then the row's, while the loop may claim others already."""
+        """The nodes' half of taking."""
         tree = self._tree.incarnation
-        tenures: list[Tenure] = []
         try:
             await self._store.require_fresh(DATABASE_FRESH_SECONDS)
             won = await self._claims.claim(seats, self._tree.version)
-            tenures = [self._begin(shard, tree.epoch(version), version) for shard, version in won.items()]
+            self._to_take += [self._begin(shard, tree.epoch(v), v) for shard, v in won.items()]
         except Unavailable as error:
             self._put_off(error)
         finally:
-            self._claiming = frozenset()
-            if self._claim_again or self._draining:
-                self._claim_again = False
-                self._wake.set()
-        if tenures:
-            await self._take(tenures)
+            self._claiming.difference_update(seat.shard for seat in seats)
+        if self._draining:
+            self._wake.set()
+        if not self._taking:
+            await self._take_all()
+
+    async def _take_all(self) -> None:
+        """The rows' half, for all claims that have come back meanwhile in one transaction."""
+        self._taking = True
+        try:
+            while self._to_take:
+                tenures, self._to_take = self._to_take, []
+                await self._take([t for t in tenures if not t.authority.over])
+        finally:
+            self._taking = False
 
     def _begin(self, shard: ShardId, epoch: int, version: int) -> Tenure:
         authority = ShardAuthority(shard, self._session.authority)
@@ -256,6 +277,8 @@ class Ownership:
 
     async def _take(self, tenures: Sequence[Tenure]) -> None:
         epochs = {t.owned.shard: t.owned.epoch for t in tenures}
+        if not epochs:
+            return
         try:
             kept = await self._store.take(epochs, self._me)
             await self._adopt([t for t in tenures if t.owned.shard in kept and not t.authority.over])
