@@ -14,6 +14,8 @@ import pytest
 
 from tests.cluster.conftest import FREE_PORTS, Workplace, eventually
 
+EXIT_NOT_FOUND, EXIT_CONFLICT = 4, 5
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -68,7 +70,7 @@ def test_state_survives_a_restart(workplace: Workplace) -> None:
 def test_a_second_up_in_the_same_directory_is_refused(workplace: Workplace) -> None:
     workplace.up()
     second = workplace.run("up", "--state-dir", str(workplace.state), *FREE_PORTS)
-    assert second.returncode == 1
+    assert second.returncode == EXIT_CONFLICT
     assert "already runs" in second.stderr
     assert "engine down" in second.stderr
 
@@ -77,7 +79,7 @@ def test_a_port_in_use_is_named_with_the_option_that_changes_it(workplace: Workp
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = workplace.run("up", "--state-dir", str(workplace.state), *FREE_PORTS, "--api-port", port)
-    assert done.returncode == 1
+    assert done.returncode == EXIT_CONFLICT
     assert port in done.stderr
     assert "--api-port" in done.stderr
 
@@ -88,7 +90,7 @@ def test_a_missing_java_is_named_with_its_package(workplace: Workplace, tmp_path
     done = workplace.run(
         "up", "--state-dir", str(workplace.state), *FREE_PORTS, PATH=str(tmp_path / "bin"), JAVA_HOME=""
     )
-    assert done.returncode == 1
+    assert done.returncode == EXIT_NOT_FOUND
     assert "default-jre-headless" in done.stderr
 
 
@@ -121,7 +123,7 @@ def test_a_killed_engine_loses_no_host_and_comes_back(workplace: Workplace) -> N
 
     def back() -> bool:
         members = {m["engine"]: m["pid"] for m in workplace.ask("members", "list")}
-        return members.get("engine-1", victim["pid"]) != victim["pid"]
+        return bool(members.get("engine-1", victim["pid"]) != victim["pid"])
 
     eventually(back, what="engine-1 joins again with another pid")
     assert {host["status"] for host in workplace.ask("hosts", "list")} == {"up"}

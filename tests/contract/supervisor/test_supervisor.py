@@ -147,7 +147,7 @@ async def test_systemd_hears_ready_watchdog_and_stopping(
         listener.bind(str(tmp_path / "notify"))
         listener.setblocking(False)
         async with supervised(session, zookeeper, "serve", NOTIFY_SOCKET=str(tmp_path / "notify")) as running:
-            heard = set()
+            heard: set[bytes] = set()
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(SOON):
                 while not {b"READY=1", b"WATCHDOG=1"} <= heard:
@@ -159,9 +159,9 @@ async def test_systemd_hears_ready_watchdog_and_stopping(
 
 async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
-    loop.add_reader(fd, lambda: done.done() or done.set_result(None))
+    done: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, done.cancel)
     try:
-        await done
+        await asyncio.wait([done])
     finally:
         loop.remove_reader(fd)
