@@ -29,6 +29,7 @@ from engine.coordination.mailbox import Mailbox
 
 _CHUNK = 1 << 16
 _RETRY_DELAY_SECONDS = 0.05
+_ATTEMPTS_PER_TIMEOUT = 4
 _RETRY_MAX_SECONDS = 0.7  # kazoo adds up to 40 % of jitter: one second at most
 
 
@@ -67,7 +68,7 @@ class Crossing:
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
     """kazoo's threads, with a bound on how long one host may keep us waiting."""
 
-    connect_seconds = 5.0
+    connect_seconds = 2.5
 
     def create_connection(self, *arguments: Any, **options: Any) -> Any:
         options["timeout"] = min(options.get("timeout") or self.connect_seconds, self.connect_seconds)
@@ -101,7 +102,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         if not isinstance(request, Connect):
             return super()._invoke(timeout, request, xid)
         self.client.check_ours(request.session_id or None)
-        answer = super()._invoke(timeout, request, xid)
+        # kazoo would wait a whole session for the only server, a third of it for each of three.
+        answer = super()._invoke(min(timeout, self.handler.connect_seconds), request, xid)
         granted, _ = answer
         if granted.time_out > 0:
             self.client.connected_as(granted.session_id, granted.passwd, granted.time_out / 1000)
@@ -193,7 +195,7 @@ class TamedClient(KazooClient):  # type: ignore[misc]
             logger=logger,
             **(tls or {}),
         )
-        handler.connect_seconds = timeout_seconds / len(self.hosts) / 2
+        handler.connect_seconds = timeout_seconds / _ATTEMPTS_PER_TIMEOUT
         self._connection: Any = _Connection(self, self._conn_retry.copy(), logger=logger)
         self.on_event = on_event
         self.over = False
