@@ -1,8 +1,8 @@
 """`engine-simulator`: a fleet of simulated VDSM hosts on this machine, one port a host.
 
-Prints one line of JSON once every port listens, and ends with status 0 on SIGTERM or Ctrl-C, its ports
-closed. What went wrong at the start is one line on stderr and status 1. `engine-simulator ctl` commands
-a running fleet.
+Prints one line of JSON once every port listens (`ports` are runs, the first and last of each;
+`base_port` is the first of all), and ends with status 0 on SIGTERM or Ctrl-C, its ports closed. What
+went wrong at the start is one line on stderr and status 1. `engine-simulator ctl` commands a fleet.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ import orjson
 
 from plugins.simulator import ctl
 from plugins.simulator.fleet import PortTaken
-from plugins.simulator.host import bound_socket
 from plugins.simulator.machines import Pace
+from plugins.simulator.ports import free_ports, runs
 from plugins.simulator.processes import (
     Settings,
     StartFailed,
@@ -33,8 +32,6 @@ from plugins.simulator.processes import (
 from plugins.simulator.tls import client_context, server_context
 
 _DEFAULT_BASE_PORT = 20_000
-_FREE_PORTS = range(20_000, 32_768)
-"""Where `--base-port 0` looks: below the ports that the kernel gives to clients."""
 _MIB = 1024 * 1024
 
 
@@ -69,8 +66,8 @@ def _run(options: argparse.Namespace) -> None:
         server_tls=server_context(*options.tls) if options.tls else None,
         client_tls=client_context(*options.tls) if options.tls else None,
     )
-    first = options.base_port or _free_base(options.hosts)
-    ports = range(first, first + options.hosts)
+    first = options.base_port
+    ports = range(first, first + options.hosts) if first else free_ports(options.hosts)
     shares = split(ports, a_process=a_process, at_least=options.processes)
     branches = fork_branches(settings, shares[1:])
 
@@ -79,6 +76,7 @@ def _run(options: argparse.Namespace) -> None:
             "ready": True,
             "hosts": len(ports),
             "base_port": ports[0],
+            "ports": runs(ports),
             "tls": settings.server_tls is not None,
             "processes": [os.getpid(), *(branch.pid for branch in branches)],
             "control": options.control and str(options.control),
@@ -87,31 +85,6 @@ def _run(options: argparse.Namespace) -> None:
         print(orjson.dumps(line).decode(), flush=True)
 
     asyncio.run(run_trunk(settings, shares[0], branches, options.control, on_ready))
-
-
-def _free_base(hosts: int) -> int:
-    """The first of `hosts` contiguous ports that nobody uses at this moment."""
-    last = _FREE_PORTS.stop - hosts
-    if last < _FREE_PORTS.start:
-        raise StartFailed(f"--base-port 0 finds room for up to {len(_FREE_PORTS)} hosts; name a port instead")
-    for _ in range(100):
-        first = random.randint(_FREE_PORTS.start, last)
-        if all(_is_free(port) for port in range(first, first + hosts)):
-            return first
-    raise StartFailed(f"no {hosts} contiguous free ports found from {_FREE_PORTS.start} upward")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        sock = bound_socket(port)
-    except OSError:
-        return False
-    with sock:
-        try:
-            sock.listen(1)
-        except OSError:
-            return False
-    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ class Branch:
     """Another process of the simulation, as the first one sees it."""
 
     pid: int
-    ports: range
+    ports: Sequence[int]
     socket: socket.socket
 
 
@@ -69,8 +69,8 @@ def raise_descriptor_limit() -> int:
     return max(1, (hard - _DESCRIPTORS_SPARE) // _DESCRIPTORS_A_HOST)
 
 
-def split(ports: range, *, a_process: int, at_least: int = 1) -> list[range]:
-    """Contiguous shares of `ports`, as even as can be, none larger than `a_process`."""
+def split(ports: Sequence[int], *, a_process: int, at_least: int = 1) -> list[Sequence[int]]:
+    """Shares of `ports`, as even as can be, none larger than `a_process`."""
     count = min(len(ports), max(at_least, -(-len(ports) // a_process)))
     bounds = [len(ports) * number // count for number in range(count + 1)]
     return [ports[low:high] for low, high in itertools.pairwise(bounds)]
@@ -85,7 +85,7 @@ def die_with(parent: int) -> None:
         os._exit(128 + int(signal.SIGKILL))
 
 
-def fork_branches(settings: Settings, shares: Sequence[range]) -> list[Branch]:
+def fork_branches(settings: Settings, shares: Sequence[Sequence[int]]) -> list[Branch]:
     """One process a share. To be called from the main thread, before any loop exists."""
     branches: list[Branch] = []
     parent = os.getpid()
@@ -102,19 +102,19 @@ def fork_branches(settings: Settings, shares: Sequence[range]) -> list[Branch]:
     return branches
 
 
-def _be_branch(settings: Settings, ports: range, trunk: socket.socket, parent: int) -> int:
+def _be_branch(settings: Settings, ports: Sequence[int], trunk: socket.socket, parent: int) -> int:
     try:
         die_with(parent)
         asyncio.run(_run_branch(settings, ports, trunk))
-    except (PortTaken, OSError):
-        return 1  # the first process was told why
+    except (PortTaken, OSError, LinkClosed):
+        return 1  # the first process was told why, or failed itself
     except BaseException:
         sys.excepthook(*sys.exc_info())
         return 1
     return 0
 
 
-async def _run_branch(settings: Settings, ports: range, trunk: socket.socket) -> None:
+async def _run_branch(settings: Settings, ports: Sequence[int], trunk: socket.socket) -> None:
     """Serve `ports` until the first process goes away. Signals to the whole group are its business."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -146,7 +146,7 @@ async def _run_branch(settings: Settings, ports: range, trunk: socket.socket) ->
 
 async def run_trunk(
     settings: Settings,
-    ports: range,
+    ports: Sequence[int],
     branches: Sequence[Branch],
     control: Path | None,
     on_ready: Callable[[], None],
@@ -159,11 +159,15 @@ async def run_trunk(
         async def power(port: int, action: Power) -> dict[str, str]:
             return await simulation.power(port, action)
 
+        for branch in branches:  # waited for last: by then all have been told to end
+            stack.callback(_reap, branch.pid)
+        for branch in branches:
+            stack.callback(branch.socket.close)
         site = await stack.enter_async_context(_open_site(settings, power))
         fleet = Fleet(site, ports)
         simulation = Simulation(fleet)
-        joined = [await _join(stack, simulation, branch) for branch in branches]
         await stack.enter_async_context(fleet)
+        joined = [await _join(stack, simulation, branch) for branch in branches]
         for link, ready in joined:
             await _first(ready.answered, link.closed, stopped)
             if ready.failure is not None:
@@ -200,7 +204,6 @@ async def _join(
         except LookupError as error:
             raise Refused(str(error)) from error
 
-    stack.callback(_reap, branch.pid)
     reader, writer = await asyncio.open_connection(sock=branch.socket, limit=LINE_LIMIT)
     link = await stack.enter_async_context(Link(reader, writer, handler=handle))
     simulation.join(link, branch.ports)

@@ -30,7 +30,7 @@ class Simulation:
     def ports(self) -> list[int]:
         return sorted([*self._fleet.hosts, *self._links])
 
-    def join(self, link: Link, ports: range) -> None:
+    def join(self, link: Link, ports: Sequence[int]) -> None:
         """From now on `ports` are reached over `link`."""
         self._links.update(dict.fromkeys(ports, link))
 

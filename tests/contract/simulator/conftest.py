@@ -59,7 +59,7 @@ class Simulation:
 
     @property
     def ports(self) -> list[int]:
-        return list(range(self.ready["base_port"], self.ready["base_port"] + self.ready["hosts"]))
+        return [port for first, last in self.ready["ports"] for port in range(first, last + 1)]
 
 
 Simulate = Callable[..., Awaitable[Simulation]]

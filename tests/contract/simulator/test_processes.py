@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from plugins.simulator.control import Refused, open_simulator
+from plugins.simulator.host import bound_socket
 from plugins.simulator.log import read_requests
+from plugins.simulator.ports import free_ports
 from plugins.simulator.witness import asked_by_two
 from tests.contract.simulator.conftest import START_SECONDS, Simulate, Simulation, end, run
 from tests.contract.simulator.wire import Wire, request, send, subscribe, until
@@ -191,13 +193,15 @@ async def complaint(*options: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-async def test_a_port_in_use_is_a_clear_error(simulate: Simulate, processes: str) -> None:
-    taken = (await simulate("--hosts", "1")).ports[0]
-    text = await complaint("--base-port", str(taken - 1), "--hosts", "2", "--processes", processes)
-    assert f"port {taken} of 127.0.0.1: Address already in use" in text
-    assert len(text.splitlines()) == 1
-    assert not listens(taken - 1)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("processes", ["1", "3"])
+async def test_a_port_in_use_is_a_clear_error_whichever_process_wanted_it(processes: str, place: int) -> None:
+    first = free_ports(3)[0]
+    with bound_socket(first + place) as taken:
+        taken.listen()
+        text = await complaint("--base-port", str(first), "--hosts", "3", "--processes", processes)
+    assert text == f"engine-simulator: port {first + place} of 127.0.0.1: Address already in use\n"
+    assert not any(map(listens, range(first, first + 3)))
 
 
 async def test_impossible_options_are_refused() -> None:
