@@ -14,6 +14,7 @@ from engine.cli.hosts import path_of
 from engine.errors import NotFound
 
 COLUMNS = ("id", "at", "kind", "message", "engine", "host_id")
+NARROW = COLUMNS[:-1]
 DEFAULT_LIMIT = 50
 
 
@@ -30,7 +31,7 @@ class EventsList(Lister):
             metavar="N",
             help=f"at most this many (default: {DEFAULT_LIMIT})",
         )
-        parser.add_argument("--kind", metavar="KIND", help="only those of this kind (host.status, ...)")
+        parser.add_argument("--kind", metavar="KIND", help="only those of this kind (host_status, ...)")
         parser.add_argument("--host", metavar="HOST", help="only those about the host with this name or id")
         add_api_options(parser)
         return parser
@@ -41,7 +42,8 @@ class EventsList(Lister):
             params = {"kind": parsed_args.kind, "host": host}
             events = list(api.pages("/v1/events", "events", limit=parsed_args.limit, params=params))
         events.sort(key=lambda event: int(event["id"]))
-        return table(events, COLUMNS, output=parsed_args.formatter, times=("at",))
+        narrow = parsed_args.formatter == "table" and not parsed_args.columns
+        return table(events, NARROW if narrow else COLUMNS, output=parsed_args.formatter, times=("at",))
 
 
 def host_id(api: Api, host: str) -> str:

@@ -14,7 +14,10 @@ from cliff.show import ShowOne
 from engine.cli.client import add_api_options, open_api
 from engine.cli.columns import one, table
 
-COLUMNS = ("id", "name", "address", "port", "status", "shard", "owner", "status_since", "reported_at")
+COLUMNS = ("name", "status", "owner", "shard", "address", "port", "status_since", "reported_at", "id")
+NARROW = COLUMNS[:-2]
+"""What fits a terminal; ask for the others with -c."""
+
 TIMES = ("status_since", "reported_at", "created_at")
 
 DEFAULT_PORT = 54321
@@ -44,7 +47,8 @@ class HostsList(Lister):
         params = {"status": parsed_args.status, "name": parsed_args.name}
         with open_api(parsed_args) as api:
             hosts = list(api.pages("/v1/hosts", "hosts", limit=parsed_args.limit, params=params))
-        return table(hosts, COLUMNS, output=parsed_args.formatter, times=TIMES)
+        narrow = parsed_args.formatter == "table" and not parsed_args.columns
+        return table(hosts, NARROW if narrow else COLUMNS, output=parsed_args.formatter, times=TIMES)
 
 
 class HostsShow(ShowOne):

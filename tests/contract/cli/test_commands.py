@@ -93,6 +93,8 @@ def test_a_table_is_for_people_and_csv_for_programs(engine: Engine) -> None:
     add(engine, "format")
     people = engine("hosts", "list", "--name", "format")
     assert "| format " in people.out
+    assert "| id " not in people.out
+    assert "| id " in engine("hosts", "list", "--name", "format", "-c", "id", "-c", "name").out
     (row,) = csv.DictReader(io.StringIO(engine("hosts", "list", "--name", "format", "-f", "csv").out))
     assert row["reported_at"] == ""
     assert row["owner"] == ""
@@ -102,7 +104,7 @@ def test_a_table_is_for_people_and_csv_for_programs(engine: Engine) -> None:
 def test_an_empty_list_is_an_empty_table(engine: Engine) -> None:
     run = engine("hosts", "list", "--name", "nobody-is-called-so")
     assert run.code == 0
-    assert "| id " in run.out
+    assert "| name " in run.out
     assert engine("hosts", "list", "--name", "nobody-is-called-so", "-f", "json").json() == []
 
 
