@@ -29,7 +29,7 @@ from plugins.simulator.processes import (
     run_trunk,
     split,
 )
-from plugins.simulator.tls import client_context, server_context
+from plugins.simulator.tls import client_context, server_context, use_small_buffers
 
 _DEFAULT_BASE_PORT = 20_000
 _MIB = 1024 * 1024
@@ -66,6 +66,7 @@ def _run(options: argparse.Namespace) -> None:
         server_tls=server_context(*options.tls) if options.tls else None,
         client_tls=client_context(*options.tls) if options.tls else None,
     )
+    use_small_buffers()
     first = options.base_port
     ports = range(first, first + options.hosts) if first else free_ports(options.hosts)
     shares = split(ports, a_process=a_process, at_least=options.processes)

@@ -7,7 +7,10 @@ verified; an unsigned or missing client certificate is refused in the handshake.
 from __future__ import annotations
 
 import ssl
+from asyncio.sslproto import SSLProtocol
 from pathlib import Path
+
+_READ_BYTES = 16 * 1024
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -21,6 +24,11 @@ def client_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _with_files(context, certificate, key, authority)
+
+
+def use_small_buffers() -> None:
+    """Give asyncio's TLS connections of this process a read buffer of one record, not of 256 KiB each."""
+    SSLProtocol.max_size = _READ_BYTES
 
 
 def _with_files(context: ssl.SSLContext, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
