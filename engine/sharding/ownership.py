@@ -249,7 +249,11 @@ class Ownership:
             self._put_off(error)
         finally:
             self._claiming.difference_update(seat.shard for seat in seats)
-        if self._draining:
+        # What became of a shard while it was being claimed was passed over then. What has not changed
+        # yet will be told: no need to ask again for what was just refused.
+        seats_now = self._board.seats
+        refused = [seat for seat in seats if seat.shard not in self._tenures]
+        if self._draining or any(seats_now.get(seat.shard) is not seat for seat in refused):
             self._wake.set()
         if not self._taking:
             await self._take_all()

@@ -153,6 +153,16 @@ class Cluster:
     timeout_seconds: float = 4.0
     history: History = field(default_factory=History)
 
+    def visitor(self, hosts: str | None = None) -> contextlib.AbstractAsyncContextManager[Session]:
+        """A session that is no member."""
+        settings = SessionSettings(
+            hosts=hosts or self.hosts,
+            cluster=self.name,
+            timeout_seconds=self.timeout_seconds,
+            tick_seconds=self.tick_seconds,
+        )
+        return open_session(settings)
+
     async def start(
         self,
         name: str,
@@ -165,16 +175,7 @@ class Cluster:
     ) -> Engine:
         shards = shards or self.shards
         enter = self.stack.enter_async_context
-        session = await enter(
-            open_session(
-                SessionSettings(
-                    hosts=hosts or self.hosts,
-                    cluster=self.name,
-                    timeout_seconds=self.timeout_seconds,
-                    tick_seconds=self.tick_seconds,
-                )
-            )
-        )
+        session = await enter(self.visitor(hosts))
         engine = EngineId(name)
         member = Member(
             engine=engine,
