@@ -8,6 +8,7 @@ beyond this package sees (the few that are answers, such as NoNodeError, pass to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from kazoo.exceptions import (
 )
 from kazoo.protocol.states import KazooState, KeeperState
 
+from engine.coordination.closing import close_session
 from engine.coordination.identity import SessionIdentity, TlsSettings
 from engine.coordination.mailbox import Mailbox
 from engine.coordination.settings import SessionSettings
@@ -33,6 +35,7 @@ from engine.coordination.watchdog import Watchdog
 from engine.errors import AuthorityLost, InvalidInput, OutcomeUnknown, Unavailable
 
 _CLOSE_SECONDS = 2.0
+_FAREWELL_SECONDS = 1.0
 _ANSWERS: tuple[type[BaseException], ...] = (NoNodeError, NodeExistsError)
 
 
@@ -62,6 +65,7 @@ class Channel:
         self._on_over = on_over
         self._connected_once: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
+        self._waiting: set[Crossing] = set()
         self.client = TamedClient(
             settings.hosts,
             settings.timeout_seconds,
@@ -100,7 +104,8 @@ class Channel:
         """Close the session, so that its ephemeral nodes vanish, and stop all threads."""
         self._closing = True
         self._watchdog.stop()
-        stopping = self._loop.create_task(asyncio.to_thread(self._stop), name="session-close")
+        orderly = self.client.connected
+        stopping = self._loop.create_task(asyncio.to_thread(self._stop, orderly), name="session-close")
         # A server that does not answer the farewell must not keep us.
         impatience = self._loop.call_later(_CLOSE_SECONDS, self.client.cut)
         try:
@@ -120,6 +125,7 @@ class Channel:
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def deliver(value: Any, error: BaseException | None, sent: bool) -> None:
+            self._waiting.discard(crossing)
             if answer.done():  # nobody waits any more, or kazoo reports one failure twice
                 return
             if error is None:
@@ -127,7 +133,9 @@ class Channel:
             else:
                 answer.set_exception(_translated(error, lost=sent and write))
 
-        self.client.call(request, Crossing(self._mailbox, self.client.connection_number, deliver))
+        crossing = Crossing(self._mailbox, self.client.connection_number, deliver)
+        self._waiting.add(crossing)
+        self.client.call(request, crossing)
         return await answer
 
     def post(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -137,11 +145,29 @@ class Channel:
         """Break the connection; another server is tried next."""
         self.client.cut()
 
-    def _stop(self) -> None:
+    def silence(self) -> None:
+        """Send nothing more, not even pings, so that the session expires if it is not closed."""
+        self.client.over = True
+        self.client.cut()
+
+    def _stop(self, orderly: bool) -> None:
         self.client.stop()
         self.client.close()
+        if not orderly and self.client.known and not self.client.expired:
+            # kazoo says no farewell while disconnected; perhaps another server can be reached.
+            with contextlib.suppress(Unavailable):
+                close_session(
+                    self._settings.hosts,
+                    self.identity,
+                    tls=self._settings.tls,
+                    timeout_seconds=_FAREWELL_SECONDS,
+                )
 
     def _changed(self, state: str) -> None:
+        # kazoo forgets a request that was queued just as it emptied its queues.
+        for crossing in list(self._waiting):
+            if not self.client.connected or crossing.connection != self.client.connection_number:
+                crossing.forgotten()
         if state == KazooState.CONNECTED:
             if not self._connected_once.done():
                 self._connected_once.set_result(None)
@@ -174,7 +200,7 @@ def _translated(error: BaseException, *, lost: bool) -> BaseException:
     if isinstance(error, (NoAuthError, AuthFailedError)):
         return InvalidInput("ZooKeeper refused the credentials (digest) for this node")
     if isinstance(error, UnimplementedError):
-        return Unavailable("this ZooKeeper server is older than 3.6")
+        return InvalidInput("this ZooKeeper server is older than 3.6")
     if isinstance(error, KazooException):
         return Unavailable(f"ZooKeeper answered with {type(error).__name__}")
     return error

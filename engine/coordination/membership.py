@@ -104,9 +104,11 @@ class Members:
 
     def changed(self, names: frozenset[str]) -> None:
         """The replica's callback."""
+        before = self.members
         self._read()
-        for subscriber in list(self._subscribers):
-            subscriber()
+        if self.members != before:
+            for subscriber in list(self._subscribers):
+                subscriber()
 
     def _read(self) -> None:
         found: list[Member] = []

@@ -15,9 +15,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from engine.coordination.operations import Node
-from engine.errors import AuthorityLost, OutcomeUnknown, Unavailable
+from engine.errors import AuthorityLost, Unavailable
 
 _DELETED_EVENT = 2
+_RETRY_SECONDS = 0.2
 
 Subscriber = Callable[[frozenset[str]], None]
 
@@ -46,11 +47,13 @@ class Replica:
 
     def __init__(self, source: Source, root: str, logger: logging.Logger) -> None:
         self.root = root
+        self._prefix = "" if root == "/" else root
         self._source = source
         self._logger = logger
         self._nodes: dict[str, Node] = {}
         self.nodes: Mapping[str, Node] = MappingProxyType(self._nodes)
-        self.current = False
+        self._current = False
+        self._connections = 0  # changes of the connection: a list made across one proves nothing
         self._subscribers: list[Subscriber] = []
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()  # while a read is under way, whose answer may be older
@@ -60,6 +63,11 @@ class Replica:
         self._round = 0
         self._round_ended = asyncio.Event()
         self.complete = asyncio.Event()
+
+    @property
+    def current(self) -> bool:
+        """False between a disconnection and the comparison that follows the reconnect."""
+        return self._current and self._source.connected
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call `callback` in the loop with the relative paths that were created, set or deleted."""
@@ -72,7 +80,7 @@ class Replica:
         # The events came before the reply. One round may be under way with older answers, so what
         # is dirty now has been read when the round after it has ended.
         target = self._round + 2
-        while (self._dirty or self._reading or not self.current) and self._round < target:
+        while (self._dirty or self._reading or not self._current) and self._round < target:
             if not self._source.connected:
                 raise Unavailable("the connection to ZooKeeper broke")
             self._round_ended.clear()
@@ -81,10 +89,10 @@ class Replica:
     # --- called by the session, in the loop -------------------------------------------------------
 
     def covers(self, path: str) -> bool:
-        return path == self.root or path.startswith(self.root + "/")
+        return path == self.root or path.startswith(self._prefix + "/")
 
     def on_event(self, kind: int, path: str) -> None:
-        name = path[len(self.root) + 1 :]
+        name = path[len(self._prefix) + 1 :]
         if kind == _DELETED_EVENT:
             self._remove(name)
             self._dirty.discard(name)
@@ -96,7 +104,8 @@ class Replica:
 
     def on_connection(self, connected: bool) -> None:
         """The server forgets our watch with the connection."""
-        self.current = False
+        self._current = False
+        self._connections += 1
         self._wake.set()
         self._round_ended.set()
 
@@ -108,14 +117,16 @@ class Replica:
             try:
                 if self._source.connected:
                     await self._catch_up()
-            except OutcomeUnknown:
-                raise
-            except Unavailable as error:
-                self._logger.debug("replica=%s waits for the connection: %s", self.root, error)
             except AuthorityLost:
                 return
+            except Unavailable as error:
+                self._logger.debug("replica=%s waits: %s", self.root, error)
+                self._reading = False
+                if self._source.connected:  # the server refused; without a reconnect nobody wakes us
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    self._wake.set()
             finally:
-                self._end_round()
+                self._round_ended.set()
 
     def start(self) -> None:
         self._wake.set()
@@ -123,31 +134,31 @@ class Replica:
     # --- reading ----------------------------------------------------------------------------------
 
     async def _catch_up(self) -> None:
-        if not self.current:
+        if not self._current:
             await self._resync()
-        while self._dirty and self.current:
+        while self._dirty and self._current:
             names = list(self._dirty)
             self._dirty.clear()
             self._begin_read()
             try:
                 found = await self._source.get_many([self._path(name) for name in names])
-            except BaseException:
+            except Unavailable:
                 self._dirty.update(names)
                 raise
             self._apply(zip(names, found, strict=True))
-            self._end_round()
 
     async def _resync(self) -> None:
         """List the whole subtree and apply the difference."""
-        self.current = True  # a disconnection meanwhile makes it false again
+        connections = self._connections
         self._begin_read()
         self._dirty.clear()
         await self._source.watch_tree(self.root)
         found = await self._list()
-        if not self.current:
+        if connections != self._connections:
             self._wake.set()
             return
         gone = self._nodes.keys() - found.keys()
+        self._current = True
         self._apply([*found.items(), *((name, None) for name in gone)])
         self.complete.set()
 
@@ -168,7 +179,7 @@ class Replica:
         return found
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
+        return f"{self._prefix}/{name}" if name else self.root
 
     # --- applying ---------------------------------------------------------------------------------
 
@@ -176,13 +187,7 @@ class Replica:
         self._reading = True
         self._deleted.clear()
 
-    def _end_round(self) -> None:
-        self._reading = False
-        self._round += 1
-        self._round_ended.set()
-
     def _apply(self, answers: Iterable[tuple[str, Node | None]]) -> None:
-        self._reading = False
         for name, node in answers:
             if name in self._deleted:
                 # Deleted after the question: the answer may be from before. Ask again.
@@ -192,6 +197,9 @@ class Replica:
                 self._remove(name)
             else:
                 self._put(name, node)
+        self._reading = False
+        self._round += 1
+        self._round_ended.set()
 
     def _put(self, name: str, node: Node) -> None:
         known = self._nodes.get(name)
@@ -215,4 +223,7 @@ class Replica:
         changed = frozenset(self._changed)
         self._changed.clear()
         for subscriber in list(self._subscribers):
-            subscriber(changed)
+            try:
+                subscriber(changed)
+            except Exception:  # one subscriber's fault must not keep the news from the others
+                self._logger.exception("replica=%s: a subscriber failed", self.root)

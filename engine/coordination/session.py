@@ -310,17 +310,23 @@ class Session:
             unsubscribe()
 
     def end(self, why: str) -> None:
-        """Declare the session over. It is closed when its context is left."""
+        """Declare the session over and send nothing more in it. It is closed when its context is
+        left; should that take long, it expires, since not even pings are sent."""
+        if not self.ended.is_set():
+            self._logger.info("the ZooKeeper session is over: %s", why)
+            self._channel.silence()
+            self._over(why)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _over(self, why: str) -> None:
         if not self.ended.is_set():
             self._why_ended = why
-            self._logger.info("the ZooKeeper session is over: %s", why)
             self.ended.set()
             self.authority.end(why)
             self._on_change(False)
             for listener in list(self._end_listeners):
                 listener(why)
-
-    # --- inside -----------------------------------------------------------------------------------
 
     def _beat_seconds(self) -> float:
         return self._channel.client.negotiated_seconds / _HEARTBEATS_PER_TIMEOUT
@@ -383,7 +389,7 @@ class Session:
         await self._channel.open()
 
     async def _close(self) -> None:
-        self.end("it was closed")
+        self._over("it was closed")
         await asyncio.gather(*(_cancelled(task) for task in self._tasks))
         await self._channel.close()
 

@@ -40,7 +40,7 @@ class Crossing:
     request can have left.
     """
 
-    __slots__ = ("_connection", "_deliver", "_mailbox", "_sent")
+    __slots__ = ("_deliver", "_mailbox", "_sent", "connection")
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Crossing:
         deliver: Callable[[Any, BaseException | None, bool], None],
     ) -> None:
         self._mailbox = mailbox
-        self._connection = connection
+        self.connection = connection
         self._deliver = deliver
         self._sent = False
 
@@ -59,9 +59,13 @@ class Crossing:
     def set_exception(self, error: BaseException) -> None:
         self._mailbox.post(self._deliver, None, error, self._sent)
 
+    def forgotten(self) -> None:
+        """In the loop: the connection is gone, and kazoo will not answer any more."""
+        self._deliver(None, ConnectionLoss(), self._sent)
+
     def may_leave(self, connection: int) -> bool:
         """Is this still the connection that the request was made for? Marks it as sent if so."""
-        self._sent = connection == self._connection
+        self._sent = connection == self.connection
         return self._sent
 
 
@@ -94,7 +98,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         self._peer = (hostip, port)
         outcome = super()._connect_attempt(host, hostip, port, retry)
         if self.client.client_state == KeeperState.EXPIRED_SESSION:
-            self.client.over = True
+            self.client.over = self.client.expired = True
         return STOP_CONNECTING if self.client.over else outcome
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
@@ -199,10 +203,16 @@ class TamedClient(KazooClient):  # type: ignore[misc]
         self._connection: Any = _Connection(self, self._conn_retry.copy(), logger=logger)
         self.on_event = on_event
         self.over = False
+        self.expired = False
         self.connection_number = 0
         self.negotiated_seconds = timeout_seconds
         self._identity: tuple[int, bytes] | None = None
         self._held_off = False
+
+    @property
+    def known(self) -> bool:
+        """Has there been a session at all?"""
+        return self._identity is not None
 
     @property
     def identity(self) -> tuple[int, bytes]:
