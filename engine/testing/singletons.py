@@ -2,7 +2,7 @@
 
     class TestMyDuty(SingletonContract):
         plugin = MyDuty
-        values = {"interval_seconds": 0.05}   # options that differ from their defaults
+        values = {"interval_seconds": 0.1}   # options that differ from their defaults
 
 Runs under any pytest, no fixtures and no cluster needed. It holds a plugin to what the engine counts
 on: options that explain themselves, a `run` that lasts, that ends promptly wherever it is cancelled,
@@ -91,9 +91,9 @@ class SingletonContract:
     """How long `run` is watched to see that it lasts."""
 
     def test_states_the_contract_version_and_a_scope(self) -> None:
-        assert issubclass(self.plugin, Singleton)
-        assert self.plugin.contract == CONTRACT_VERSION
-        assert isinstance(self.plugin.scope, Scope)
+        assert issubclass(self.plugin, Singleton), f"{self.plugin} is no Singleton"
+        assert self.plugin.contract == CONTRACT_VERSION, f"it is written for contract {self.plugin.contract}"
+        assert isinstance(self.plugin.scope, Scope), f"its scope is {self.plugin.scope!r}"
 
     def test_every_option_says_what_it_is_for(self) -> None:
         names = [option.dest for option in self.plugin.options]
@@ -101,7 +101,7 @@ class SingletonContract:
         silent = [option.name for option in self.plugin.options if not (option.help or "").strip()]
         assert not silent, f"options without help: {silent}"
 
-    def test_values_that_do_not_differ_have_usable_defaults(self) -> None:
+    def test_its_values_and_the_defaults_of_the_others_are_usable(self) -> None:
         context(self.plugin, self.values, RecordedEvents())
 
     def test_runs_until_it_is_cancelled(self) -> None:
@@ -130,7 +130,7 @@ class SingletonContract:
             held.end("another engine leads")
             before = events.recorded.copy()
             await asyncio.wait({task}, timeout=self.settle_seconds)
-            assert events.recorded == before
+            assert events.recorded == before, f"still recorded: {events.recorded[len(before) :]}"
 
         self._play(scenario)
 
@@ -155,7 +155,13 @@ class SingletonContract:
             left = {other.get_name() for other in asyncio.all_tasks() - before - {task}}
             assert not left, f"run() left tasks behind: {sorted(left)}"
 
-        asyncio.run(play())
+        loop = asyncio.new_event_loop()
+        try:
+            # Not asyncio.run: at its end that waits without bound for a task which ignores cancellation.
+            loop.run_until_complete(play())
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
 
 
 def _ending(task: asyncio.Task[None]) -> str:
