@@ -44,12 +44,12 @@ def test_a_line_can_be_read_by_others_as_soon_as_it_is_written(tmp_path: Path) -
 def test_files_of_several_processes_are_merged_by_time(tmp_path: Path) -> None:
     first, second = WitnessLog(tmp_path / "x"), WitnessLog(tmp_path / "y")
     for number in range(6):
-        ask(first if number % 2 else second, number)
+        ask(first if number % 2 else second, 5 - number)
     for log, name in ((first, "x"), (second, "y")):
         log.close()
         (file,) = (tmp_path / name).iterdir()
         file.rename(tmp_path / f"{file.stem}-{name}.jsonl")
-    assert [request.host for request in read_requests(tmp_path)] == [0, 1, 2, 3, 4, 5]
+    assert [request.host for request in read_requests(tmp_path)] == [5, 4, 3, 2, 1, 0]
 
 
 def test_a_line_that_was_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def test_every_stale_request_is_found_not_only_the_first() -> None:
     assert [found.request.t for found in asked_by_two(log)] == [2, 3, 5]
 
 
+def test_one_engine_that_falls_back_to_an_older_epoch_of_its_own_is_found() -> None:
+    log = [asked(1, epoch=2), asked(2, epoch=1)]
+    assert [found.request.t for found in asked_by_two(log)] == [2]
+
+
 def test_an_older_epoch_does_not_become_the_newest_by_being_last() -> None:
     log = [asked(1, engine="b", epoch=3), asked(2, epoch=1), asked(3, epoch=2)]
     assert [found.request.t for found in asked_by_two(log)] == [2, 3]
@@ -86,6 +91,10 @@ def test_a_log_out_of_order_is_refused_rather_than_believed() -> None:
 def test_the_longest_gap_of_each_host_is_found() -> None:
     log = [asked(0), asked(1, host=2), asked(3), asked(4), asked(9, host=2), asked(10), asked(10, host=2)]
     assert gaps(log, [1, 2], since=0, until=10) == {1: Gap(1, 4, 10), 2: Gap(2, 1, 9)}
+
+
+def test_gaps_of_hosts_that_were_not_asked_for_are_left_out() -> None:
+    assert list(gaps([asked(1, host=5), asked(2, host=1)], [1], since=0, until=3)) == [1]
 
 
 def test_a_gap_counts_from_where_it_began_even_before_the_window() -> None:
