@@ -62,6 +62,7 @@ def _client(settings: SessionSettings) -> KazooClient:
             certfile=tls.cert_file if tls else None,
             keyfile=tls.key_file if tls else None,
             verify_certs=tls.verify if tls else True,
+            check_hostname=tls.verify if tls else True,
         )
     except ValueError as error:
         raise InvalidInput(f"{settings.hosts!r} is no list of ZooKeeper servers: {error}") from error

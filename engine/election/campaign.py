@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 from engine.clock import utcnow
-from engine.coordination.recipes import Election
+from engine.coordination.recipes import Election, Seat
 from engine.coordination.session import Session, SessionEnded
 from engine.election.leadership import HeldLeadership, token_of
+from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import EngineId
 
 
@@ -42,15 +43,16 @@ class Campaign:
     async def leading(self) -> AsyncIterator[HeldLeadership]:
         """Wait in line; lead while the body runs; resign. The body is not cancelled: watch `ended`.
 
-        Raises `AuthorityLost` when there is no session to lead in, `Unavailable` when ZooKeeper was
-        away before the line was joined.
+        Raises `AuthorityLost` when the session is over, `Unavailable` when it is not but the election
+        failed: ZooKeeper was away at the wrong moment, or somebody deleted our node in the line.
         """
         if self._session.ended.is_set():
             raise SessionEnded(f"no session to lead {self.name} in")
         since = self._now().isoformat(timespec="milliseconds")
         identifier = json.dumps({"engine": self._engine, "since": since})
         election = Election(self._session, self._session.paths.singleton(self.name), identifier)
-        async with election.leading() as seat:
+        async with contextlib.AsyncExitStack() as stack:
+            seat = await self._elected(stack, election)
             leadership = HeldLeadership(
                 seat,
                 name=self.name,
@@ -58,8 +60,16 @@ class Campaign:
                 lost=seat.lost,
                 why=lambda: seat.why,
             )
-            async with _ending(leadership):
-                yield leadership
+            await stack.enter_async_context(_ending(leadership))
+            yield leadership
+
+    async def _elected(self, stack: contextlib.AsyncExitStack, election: Election) -> Seat:
+        try:
+            return await stack.enter_async_context(election.leading())
+        except AuthorityLost as error:
+            if self._session.ended.is_set():
+                raise
+            raise Unavailable(f"not elected to {self.name} this time: {error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -64,6 +64,10 @@ class Refusal(Exception):
     """Why one plugin is not taken; never leaves this module."""
 
 
+class Unwanted(Refusal):
+    """The configuration keeps it out, as somebody meant it."""
+
+
 def load_singletons(conf: cfg.ConfigOpts, entry_points: Iterable[EntryPoint] | None = None) -> Catalogue:
     """Import what `[singletons]` enables, register its options under `[singleton_<name>]` and read them.
 
@@ -83,17 +87,9 @@ def load_singletons(conf: cfg.ConfigOpts, entry_points: Iterable[EntryPoint] | N
                 raise Refusal(f"the name is claimed {len(others)} times: {', '.join(others)}")
             plugins.append(_load(conf, entry_point))
         except Refusal as refusal:
-            details = "".join(traceback.format_exception(refusal.__cause__)) if refusal.__cause__ else ""
-            refused.append(RefusedPlugin(entry_point.name, entry_point.value, str(refusal), details))
-    known = {entry_point.name for entry_point in found}
-    refused += [
-        RefusedPlugin(name, "", "it is enabled, but no installed package has it")
-        for name in sorted(enabled - known - {"*"})
-    ]
-    for refusal_ in refused:
-        LOG.warning("singleton %s (%s) does not run: %s", refusal_.name, refusal_.source, refusal_.reason)
-        if refusal_.details:
-            LOG.debug("singleton %s: %s", refusal_.name, refusal_.details)
+            refused.append(_refused(entry_point.name, entry_point.value, refusal))
+    for name in sorted(enabled - claims.keys() - {"*"}):
+        refused.append(_refused(name, "", Refusal("it is enabled, but no installed package has it")))
     return Catalogue(tuple(plugins), tuple(refused))
 
 
@@ -103,11 +99,20 @@ def installed() -> Sequence[EntryPoint]:
     return lister.list_entry_points()
 
 
+def _refused(name: str, source: str, refusal: Refusal) -> RefusedPlugin:
+    level = logging.INFO if isinstance(refusal, Unwanted) else logging.WARNING
+    LOG.log(level, "singleton %s (%s) does not run: %s", name, source, refusal)
+    details = "".join(traceback.format_exception(refusal.__cause__)) if refusal.__cause__ else ""
+    if details:
+        LOG.debug("singleton %s: %s", name, details)
+    return RefusedPlugin(name, source, str(refusal), details)
+
+
 def _require_enabled(name: str, enabled: set[str], disabled: set[str]) -> None:
     if name in disabled:
-        raise Refusal("it is disabled by [singletons] disabled")
+        raise Unwanted("it is disabled by [singletons] disabled")
     if name not in enabled and "*" not in enabled:
-        raise Refusal("[singletons] enabled does not name it")
+        raise Unwanted("[singletons] enabled does not name it")
 
 
 def _load(conf: cfg.ConfigOpts, entry_point: EntryPoint) -> SingletonPlugin:

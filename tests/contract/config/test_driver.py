@@ -18,6 +18,7 @@ from kazoo.security import make_digest_acl
 from oslo_config import cfg
 
 from engine.config import cache
+from engine.coordination.identity import TlsSettings
 from engine.coordination.local import LocalServer, free_port
 from engine.coordination.paths import Paths
 from engine.coordination.settings import SessionSettings
@@ -268,6 +269,12 @@ def test_a_source_without_hosts_is_refused(program: Program) -> None:
 def test_hosts_that_are_none_are_refused(hosts: str) -> None:
     with pytest.raises(InvalidInput):
         read_tree(SessionSettings(hosts=hosts, connect_seconds=0.3), "/engine/c/config")
+
+
+def test_tls_towards_a_server_without_it_is_no_answer(zookeeper: LocalServer) -> None:
+    settings = SessionSettings(hosts=zookeeper.hosts, connect_seconds=0.5, tls=TlsSettings(verify=False))
+    with pytest.raises(Unavailable):
+        read_tree(settings, "/engine/c/config")
 
 
 def test_an_unwritable_cache_is_told_and_does_not_stop_the_start(

@@ -18,7 +18,7 @@ from engine.coordination.recipes import Election
 from engine.coordination.session import Session, SessionEnded
 from engine.election.campaign import Campaign, engine_term
 from engine.election.leadership import HeldLeadership
-from engine.errors import AuthorityLost
+from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import EngineId
 from tests.contract.election.members import member
 from tests.unit.singletons.waiting import until
@@ -204,6 +204,28 @@ async def test_one_who_is_cancelled_while_joining_leaves_no_node_behind(
                 task.result().end("test")
                 continue
             assert await engines_in_line(one) == []
+
+
+async def test_one_whose_node_is_deleted_in_the_line_may_try_again(
+    zookeeper: LocalServer, cluster_name: str
+) -> None:
+    async with (
+        member(zookeeper, cluster_name, "e1") as one,
+        member(zookeeper, cluster_name, "e2") as two,
+        candidate(one, "e1"),
+        candidate(two, "e2") as second,
+    ):
+        path = one.paths.singleton(NAME)
+        (behind,) = [
+            name
+            for name in await one.children(path)
+            if (node := await one.get(f"{path}/{name}")) is not None and node.json()["engine"] == "e2"
+        ]
+        await one.delete(f"{path}/{behind}")
+        await asyncio.wait({second.task}, timeout=10)
+        assert isinstance(second.task.exception(), Unavailable), (
+            "AuthorityLost would say: no more in this session"
+        )
 
 
 async def test_waiting_survives_a_broken_connection(zookeeper: LocalServer, cluster_name: str) -> None:

@@ -119,6 +119,34 @@ async def test_a_session_that_expires_stops_its_singletons_and_they_run_elsewher
         link.thaw()
 
 
+async def test_a_candidate_deleted_by_hand_comes_back(zookeeper: LocalServer, cluster_name: str) -> None:
+    async with (
+        two_engines(zookeeper, cluster_name, duty="Telling") as (_, two, life),
+        member(zookeeper, cluster_name, "operator") as session,
+    ):
+        await until(lambda: state(two, "duty").state is DutyState.WAITING)
+        path = session.paths.singleton("duty")
+        async with asyncio.timeout(10):
+            while len(await line_of(session, "duty")) < 2:
+                pass
+        waiting = [
+            name
+            for name in await session.children(path)
+            if await _engine_of(session, f"{path}/{name}") == "e2"
+        ]
+        await session.delete(f"{path}/{waiting[0]}")
+        async with asyncio.timeout(10):
+            while await line_of(session, "duty") != ["e1", "e2"]:
+                pass
+        await life.aclose()
+        await until(lambda: running[f"{cluster_name}/duty"] == ["e2"])
+
+
+async def _engine_of(session: Session, path: str) -> str:
+    node = await session.get(path)
+    return node.json()["engine"] if node is not None else ""
+
+
 async def test_many_singletons_run_side_by_side(zookeeper: LocalServer, cluster_name: str) -> None:
     names = {f"duty_{number}": "Telling" for number in range(8)}
     async with two_engines(zookeeper, cluster_name, None, **names) as (one, two, life):
