@@ -32,6 +32,7 @@ class EventRetention(Singleton):
             "keep_days",
             default=30.0,
             min=0.0,
+            max=36500.0,
             help="How long events are kept, in days. Older ones are deleted for good.",
         ),
     )
