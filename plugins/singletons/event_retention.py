@@ -53,6 +53,7 @@ class EventRetention(Singleton):
             if gone < _BATCH:
                 break
         if pruned:
+            leadership.check()
             await events.record(
                 "events_pruned",
                 f"{pruned} events older than {limit.isoformat(timespec='seconds')} were deleted",
