@@ -22,7 +22,7 @@ from engine.hosts.measures import FleetCounters
 from engine.hosts.monitor import HostMonitor, MonitorContext, ShardClaim
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
-from engine.hosts.records import HostReport, WatchedHost
+from engine.hosts.records import HostReport, Placement, WatchedHost
 from engine.hosts.status import SETTLED, HostStatus
 from engine.hosts.writer import ReportStore, ReportWriter
 from engine.plugin import EngineId, HostDriver, HostId, ShardId, VmId
@@ -42,6 +42,8 @@ class FleetStore(ReportStore, Protocol):
     """The rows behind a fleet; `HostStore` is it."""
 
     async def for_shards(self, shards: Collection[ShardId]) -> list[WatchedHost]: ...
+
+    async def placements(self, shards: Collection[ShardId]) -> list[Placement]: ...
 
 
 class HostFleet:
@@ -158,11 +160,14 @@ class HostFleet:
         try:
             await self._read(shards)
         except Unavailable as error:
-            if not self._unreadable:
-                _log.warning("engine=%s: hosts cannot be read: %s", self._engine, error)
-            self._unreadable = True
+            self._cannot_read(error)
         else:
             self._unreadable = False
+
+    def _cannot_read(self, error: Unavailable) -> None:
+        if not self._unreadable:
+            _log.warning("engine=%s: hosts cannot be read: %s", self._engine, error)
+        self._unreadable = True
 
     async def _read(self, shards: Collection[ShardId]) -> None:
         async with self._reading:  # an older read must not be applied after a newer one
@@ -205,8 +210,7 @@ class HostFleet:
             if self._claims.get(row.shard) is not claim:
                 continue  # let go of while these were started
             known = self._monitors.get(row.shard, {}).get(row.id)
-            if known is not None and known.host.placed_like(row):
-                known.host = row
+            if known is not None and known.host.placement == row.placement:
                 continue
             monitor = HostMonitor(row, claim, self._drivers.get(row.driver), self._context)
             if known is not None:
@@ -224,9 +228,20 @@ class HostFleet:
         while True:
             await asyncio.sleep(self._settings.refresh_seconds / _REFRESH_TURNS)
             turn = (turn + 1) % _REFRESH_TURNS
-            await self.refresh(
-                {shard for shard in self._claims if shard % _REFRESH_TURNS == turn} | self._unread
-            )
+            due = [shard for shard in self._claims if shard % _REFRESH_TURNS == turn]
+            await self.refresh(await self._differing(due) | self._unread)
+
+    async def _differing(self, shards: Collection[ShardId]) -> set[ShardId]:
+        """Those of these shards whose hosts are not the ones that are watched."""
+        watched = {
+            monitor.host.placement for shard in shards for monitor in self._monitors.get(shard, {}).values()
+        }
+        try:
+            present = set(await self._store.placements(shards)) if shards else set()
+        except Unavailable as error:
+            self._cannot_read(error)
+            return set()
+        return {placement.shard for placement in watched ^ present}
 
     # --- rounds ---------------------------------------------------------------------------------
 

@@ -226,26 +226,17 @@ class HostMonitor:
 
     async def _ask(self, driver: HostDriver, due_at: float) -> None:
         context = self._context
-        connection, fresh = self.connection, False
+        deadline = context.settings.round_deadline_seconds
+        connection = self.connection
         if connection is None or connection.lost.is_set():
             async with context.gate.passing():
                 context.counters.lateness.observe(context.clock() - due_at)
-                connection, fresh = await self._connect(driver), True
+                async with asyncio.timeout(deadline):
+                    await self._questions(await self._connect(driver), fresh=True)
         else:
             context.counters.lateness.observe(context.clock() - due_at)
-        capabilities: Mapping[str, Any] | None = None
-        if self.state.status in PROVING:
-            capabilities = await self._ask_capabilities(connection)
-        elif self._capabilities_due and not fresh:
-            # After a takeover the statistics come first: they show that the host is well.
-            self._tell(capabilities=await self._ask_capabilities(connection))
-        async with asyncio.timeout(context.settings.call_deadline_seconds):
-            row = statistics_row(await connection.statistics())
-        before = self.state.status
-        self._observe(StatisticsOk(context.clock(), row["vm_count"]))
-        news = capabilities is not None or self.state.status is not before
-        self._tell(capabilities=capabilities, statistics=row, news=news)
-        await self._ask_vms(connection, fresh)
+            async with asyncio.timeout(deadline):
+                await self._questions(connection, fresh=False)
 
     async def _connect(self, driver: HostDriver) -> HostConnection:
         await self.close()
@@ -259,17 +250,27 @@ class HostMonitor:
             engine=self._context.engine,
             epoch=self.claim.epoch,
         )
-        async with asyncio.timeout(self._context.settings.call_deadline_seconds):
-            self.connection = await driver.connect(
-                target, authority=self.claim.authority, on_event=self.heard
-            )
+        self.connection = await driver.connect(target, authority=self.claim.authority, on_event=self.heard)
         return self.connection
+
+    async def _questions(self, connection: HostConnection, *, fresh: bool) -> None:
+        capabilities: Mapping[str, Any] | None = None
+        if self.state.status in PROVING:
+            capabilities = await self._ask_capabilities(connection)
+        elif self._capabilities_due and not fresh:
+            # After a takeover the statistics come first: they show that the host is well.
+            self._tell(capabilities=await self._ask_capabilities(connection))
+        statistics = statistics_row(await connection.statistics())
+        before = self.state.status
+        self._observe(StatisticsOk(self._context.clock(), statistics["vm_count"]))
+        news = capabilities is not None or self.state.status is not before
+        self._tell(capabilities=capabilities, statistics=statistics, news=news)
+        await self._ask_vms(connection, fresh)
 
     async def _ask_capabilities(self, connection: HostConnection) -> Mapping[str, Any]:
         self._capabilities_due = False  # before the call: what the host says meanwhile counts
         try:
-            async with asyncio.timeout(self._context.settings.call_deadline_seconds):
-                row = capabilities_row(await connection.capabilities())
+            row = capabilities_row(await connection.capabilities())
         except BaseException:
             self._capabilities_due = True
             raise
@@ -279,12 +280,9 @@ class HostMonitor:
     async def _ask_vms(self, connection: HostConnection, fresh: bool) -> None:
         asked_at = self._context.clock()
         status = self.state.status
-        if status not in MONITORED or not (fresh or status in SETTLED or asked_at >= self._vms_at):
-            return
-        async with asyncio.timeout(self._context.settings.call_deadline_seconds):
-            reports = await connection.vms()
-        self.vms.reported(reports, asked_at=asked_at)
-        self._vms_at = self._context.grid.next_period(self.slot, asked_at)
+        if status in MONITORED and (fresh or status in SETTLED or asked_at >= self._vms_at):
+            self.vms.reported(await connection.vms(), asked_at=asked_at)
+            self._vms_at = self._context.grid.next_period(self.slot, asked_at)
 
     # --- what is concluded ----------------------------------------------------------------------
 

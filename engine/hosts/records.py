@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from engine.errors import InvalidInput
 from engine.hosts.status import HostStatus
@@ -59,6 +59,17 @@ class HostPage:
     next_marker: HostId | None
 
 
+class Placement(NamedTuple):
+    """How a host is called and reached. A tuple, since these are compared by the thousand."""
+
+    id: HostId
+    name: str
+    address: str
+    port: int
+    driver: str
+    shard: ShardId
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedHost:
     """The part of a row that its owner needs in order to watch the host."""
@@ -75,14 +86,9 @@ class WatchedHost:
     reported_at: datetime | None
     vm_count: int
 
-    def placed_like(self, other: WatchedHost) -> bool:
-        """Whether both are reached in the same way."""
-        return (self.address, self.port, self.driver, self.shard) == (
-            other.address,
-            other.port,
-            other.driver,
-            other.shard,
-        )
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.id, self.name, self.address, self.port, self.driver, self.shard)
 
 
 @dataclass(frozen=True, slots=True)

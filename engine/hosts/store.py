@@ -26,6 +26,7 @@ from engine.hosts.records import (
     Host,
     HostPage,
     HostReport,
+    Placement,
     WatchedHost,
     checked_address,
     checked_driver,
@@ -57,6 +58,7 @@ _WATCHED = (
     host.c.reported_at,
     sa.func.coalesce(host.c.statistics["vm_count"].as_integer(), 0).label("vm_count"),
 )
+_PLACED = (host.c.id, host.c.name, host.c.address, host.c.port, host.c.driver, host.c.shard)
 _OF_THE_REPORT = (host.c.id == sa.bindparam("of_host")) & (host.c.shard == sa.bindparam("of_shard"))
 _SET_REPORT = (
     host.update()
@@ -75,6 +77,13 @@ _SET_STATUS = (
         status_reason=sa.bindparam("to_reason"),
         status_since=sa.bindparam("to_since"),
     )
+)
+# Built once: it is the API's most frequent read, and building it costs a quarter of it.
+_CALLED = (
+    sa.select(host)
+    .where((host.c.id == sa.bindparam("called")) | (host.c.name == sa.bindparam("called")))
+    .order_by(sa.case((host.c.id == sa.bindparam("called"), 0), else_=1))
+    .limit(1)
 )
 
 
@@ -135,9 +144,11 @@ class HostStore:
 
     async def get(self, id_or_name: str) -> Host:
         """The host with this id, else the one with this name. Raises `NotFound`."""
-        wanted = (host.c.id == id_or_name) | (host.c.name == id_or_name)
         async with self._database.reading() as connection:
-            return await _find(connection, wanted, id_or_name, first=host.c.id == id_or_name)
+            row = (await connection.execute(_CALLED, {"called": id_or_name})).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"no host {id_or_name[:255]!r}")
+        return Host.from_row(dict(row))
 
     async def page(
         self,
@@ -181,6 +192,13 @@ class HostStore:
                 await asyncio.sleep(0)
         return found
 
+    async def placements(self, shards: Collection[ShardId]) -> list[Placement]:
+        """Where the hosts of these shards are: cheap enough to be asked all the time."""
+        query = sa.select(*_PLACED).where(host.c.shard.in_(shards))
+        async with self._database.reading() as connection:
+            result = await connection.execute(query)
+            return [Placement(*row) for row in result.fetchall()]
+
     async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]:
         """Write reports and the events of their changes, in one guarded transaction.
 
@@ -220,17 +238,8 @@ class HostStore:
             return {ShardId(number): epoch for number, epoch in await connection.execute(query)}
 
 
-async def _find(
-    connection: AsyncConnection,
-    wanted: sa.ColumnElement[bool],
-    called: str,
-    *,
-    first: sa.ColumnElement[bool] | None = None,
-) -> Host:
-    query = sa.select(host).where(wanted).limit(1)
-    if first is not None:
-        query = query.order_by(sa.case((first, 0), else_=1))
-    row = (await connection.execute(query)).mappings().one_or_none()
+async def _find(connection: AsyncConnection, wanted: sa.ColumnElement[bool], called: str) -> Host:
+    row = (await connection.execute(sa.select(host).where(wanted))).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no host {called[:255]!r}")
     return Host.from_row(dict(row))

@@ -8,6 +8,7 @@ shard belongs to somebody else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
@@ -21,6 +22,8 @@ from engine.plugin import EngineId, HostId, ShardId
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 4
+"""How much longer than a change of status a routine report waits for company."""
 _RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -49,6 +52,7 @@ class ReportWriter:
         self._on_stale = on_stale
         self._waiting: dict[HostId, HostReport] = {}
         self._wanted = asyncio.Event()
+        self._pressing = asyncio.Event()
         self._writing = asyncio.Lock()
 
     @property
@@ -61,6 +65,8 @@ class ReportWriter:
         earlier = self._waiting.get(report.host_id)
         self._waiting[report.host_id] = earlier.then(report) if earlier else report
         self._wanted.set()
+        if report.changes:
+            self._pressing.set()
 
     def forget(self, shards: Collection[ShardId]) -> None:
         """Drop what waits for shards that are not ours any more."""
@@ -74,8 +80,7 @@ class ReportWriter:
         failed = 0
         while True:
             await self._wanted.wait()
-            if len(self._waiting) < self._settings.flush_rows:
-                await asyncio.sleep(self._settings.flush_seconds)
+            await self._gather()
             try:
                 async with self._writing:
                     await self._write(list(islice(self._waiting.values(), self._settings.flush_rows)))
@@ -90,6 +95,16 @@ class ReportWriter:
                 failed = 0
             if not self._waiting:
                 self._wanted.clear()
+                self._pressing.clear()
+
+    async def _gather(self) -> None:
+        """Wait for company; for long only while no status has changed."""
+        if len(self._waiting) < self._settings.flush_rows and not self._pressing.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.flush_seconds * (_PATIENCE - 1)):
+                    await self._pressing.wait()
+        if len(self._waiting) < self._settings.flush_rows:
+            await asyncio.sleep(self._settings.flush_seconds)
 
     async def flush(self, shards: Collection[ShardId]) -> None:
         """Write now what waits for these shards. Raises `Unavailable`."""

@@ -245,6 +245,15 @@ async def test_a_suspended_session_costs_no_host_its_status_or_its_connection(si
     assert [await site.told(index) for index in range(3)] == [["up"]] * 3
 
 
+async def test_hosts_whose_notice_was_lost_are_found_and_let_go_all_the_same(site: Site3) -> None:
+    async with site.engine() as (fleet, _claims):
+        await site.becomes(S.UP, S.UP, S.UP)
+        await site.store.remove(site.rows[1].id)
+        await until(lambda: _is(site.agents[1].open_connections == 0))
+        await site.add("host-9", site.agents[1])
+        await until(lambda: _is(fleet.connected == 3))
+
+
 async def test_added_hosts_come_up_and_removed_hosts_are_let_go(site: Site3) -> None:
     async with site.engine() as (fleet, _claims):
         await site.becomes(S.UP, S.UP, S.UP)

@@ -158,6 +158,17 @@ async def test_a_report_changes_the_row_and_tells_of_the_change(store: HostStore
     assert await store.for_shards([ShardId((added.shard + 1) % SHARDS)]) == []
 
 
+async def test_placements_are_those_of_the_watched_rows(store: HostStore) -> None:
+    for port in range(1, 6):
+        await add(store, f"h{port}", port)
+    everywhere = [ShardId(number) for number in range(SHARDS)]
+    watched = [row.placement for row in await store.for_shards(everywhere)]
+    assert len(watched) == 5
+    assert sorted(await store.placements(everywhere)) == sorted(watched)
+    here = [placement for placement in watched if placement.shard == watched[0].shard]
+    assert sorted(await store.placements([watched[0].shard])) == sorted(here)
+
+
 async def test_what_a_report_does_not_mention_stays(store: HostStore, database: Database) -> None:
     added = await add(store, "a")
     await store.record([report(added)], engine=ME)

@@ -12,7 +12,7 @@ from engine.hosts.measures import FleetCounters
 from engine.hosts.monitor import HostMonitor, MonitorContext
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
-from engine.hosts.records import HostReport, StatusChange, WatchedHost
+from engine.hosts.records import HostReport, Placement, StatusChange, WatchedHost
 from engine.hosts.status import HostStatus
 from engine.plugin import (
     Authority,
@@ -242,6 +242,9 @@ class MemoryStore:
         if self.away:
             raise Unavailable("away")
         return [one for one in self.rows if one.shard in shards]
+
+    async def placements(self, shards: Collection[ShardId]) -> list[Placement]:
+        return [one.placement for one in await self.for_shards(shards)]
 
     async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]:
         await asyncio.sleep(0)

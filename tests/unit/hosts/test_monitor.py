@@ -272,7 +272,7 @@ async def test_what_no_host_can_mean_is_not_believed(bench: Bench, wrong: dict[s
 
 
 async def test_a_call_that_the_driver_lets_hang_ends_by_the_monitors_deadline() -> None:
-    bench = Bench(MonitorSettings(call_deadline_seconds=0.01))
+    bench = Bench(MonitorSettings(round_deadline_seconds=0.01))
     monitor = bench.monitor(S.UP)
     bench.host.silent = True
     await monitor.poll()

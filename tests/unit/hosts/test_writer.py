@@ -94,6 +94,19 @@ async def test_what_comes_together_is_written_together_and_never_more_than_a_bat
     assert (desk.counters.reports_written, desk.writer.waiting) == (10, 0)
 
 
+async def test_a_change_of_status_does_not_wait_as_long_as_a_routine_report() -> None:
+    desk = Desk(flush_seconds=0.01)
+    patient = Desk(flush_seconds=60.0)
+    for each in (desk, patient):
+        each.writer.put(HostReport(host_id=HostId("a"), name="a", shard=ShardId(0), epoch=1))
+    async with desk.open(), patient.open():
+        patient.writer.put(report("a"))
+        desk.writer.put(report("b", S.CONNECTING))
+        await eventually(lambda: len(desk.store.written) == 2)
+        assert desk.store.batches == [2]
+        assert patient.store.written == []
+
+
 async def test_while_the_database_is_away_the_latest_waits_and_no_status_is_lost() -> None:
     desk = Desk()
     desk.store.away = True
