@@ -3,7 +3,7 @@
 #
 # The stamp in .venv is written last, over all that decides what .venv holds; while it matches and no
 # package is missing, nothing is installed and the network is not touched. An interrupted run leaves
-# no stamp, so the next one repairs what is there.
+# the mark `unfinished`, and the next one makes .venv anew: pip takes a half-copied package for a whole one.
 #
 # The caller sets `root` (the project's directory) and calls `set_up up` or `set_up test`.
 
@@ -174,16 +174,20 @@ fingerprint() {
 
 # True if .venv holds what `up` (or `test`, which is more) needs.
 is_stamped() {
-    [ -f "$venv/stamp.$1" ] && [ -x "$venv/bin/engine" ] && venv_works &&
+    [ -f "$venv/stamp.$1" ] && [ ! -e "$venv/unfinished" ] && [ -x "$venv/bin/engine" ] && venv_works &&
         [ "$(cat "$venv/stamp.$1")" = "$(fingerprint)" ]
 }
 
-# Keeps a .venv whose Python works, since its packages need no second download; else makes it anew.
+# Keeps a finished .venv whose Python works (sets `kept`), since only some packages will differ.
 make_venv() {
-    rm -f "$venv/stamp.up" "$venv/stamp.test"
-    if [ "${1:-}" = anew ] || ! venv_works; then
+    kept=''
+    if [ ! -e "$venv/unfinished" ] && venv_works; then
+        kept=yes
+        : >"$venv/unfinished"
+    else
         rm -rf "$venv"
         mkdir -p "$venv"
+        : >"$venv/unfinished"
         "$python" -m venv "$venv" >"$venv/setup.log" 2>&1 || venv_failed "$python -m venv failed"
     fi
 }
@@ -219,11 +223,13 @@ prepare_venv() {
         say "Installing the project into $venv (a minute or two, once)."
         make_venv
         if ! install_project; then
-            make_venv anew
-            install_project || venv_failed "pip could not install the project"
+            # pip undoes what it could not finish: what was there before still works.
+            [ -z "$kept" ] || rm -f "$venv/unfinished"
+            venv_failed "pip could not install the project"
         fi
-        fingerprint >"$venv/stamp.$1.new"
-        mv "$venv/stamp.$1.new" "$venv/stamp.$1"
+        rm -f "$venv/stamp.up" "$venv/stamp.test"
+        fingerprint >"$venv/stamp.$1"
+        rm -f "$venv/unfinished"
     fi
     exec 9<&-
 }

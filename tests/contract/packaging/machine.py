@@ -37,7 +37,7 @@ VENV_PYTHON = """\
 #!{shell}
 case "$0" in
     */engine) echo "engine $*" && exit ;;
-    */tox) echo "tox $*" && exit ;;
+    */tox) echo "tox $*" && [ ! -e "{state}/tox-fails" ] && exit || exit 3 ;;
 esac
 case "$*" in
     "-m pip "*)

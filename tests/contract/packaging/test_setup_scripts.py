@@ -167,26 +167,71 @@ def test_an_environment_whose_python_is_broken_is_made_anew(machine: Machine) ->
     assert [call.split()[0] for call in machine.calls()] == ["venv", "pip"]
 
 
-def test_an_installation_that_was_killed_is_finished_by_the_next_run(machine: Machine) -> None:
+def test_an_environment_whose_installation_was_killed_is_made_anew(machine: Machine) -> None:
     (machine.state / "pip-dies").touch()
     assert machine.run("up").returncode == -9
     assert [call.split()[0] for call in machine.calls()] == ["venv", "pip"]
     done = machine.run("up")
     assert (done.returncode, done.stdout) == (0, "engine up\n")
-    assert [call.split()[0] for call in machine.calls()] == ["pip"]
+    assert [call.split()[0] for call in machine.calls()] == ["venv", "pip"]
 
 
-def test_a_pip_that_fails_twice_shows_the_end_of_its_log(machine: Machine) -> None:
+def test_an_update_that_was_killed_is_made_anew_too(machine: Machine) -> None:
+    machine.run("up")
+    constraints = machine.project / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    (machine.state / "pip-dies").touch()
+    assert machine.run("up").returncode == -9
+    machine.calls()
+    constraints.write_text(before)
+    assert machine.run("up").returncode == 0
+    assert [call.split()[0] for call in machine.calls()] == ["venv", "pip"]
+
+
+def test_a_pip_that_fails_shows_the_end_of_its_log(machine: Machine) -> None:
     (machine.state / "pip-fails").touch()
     done = machine.run("up")
     assert done.returncode == 1
     assert "no such release" in done.stderr
     assert str(machine.venv / "setup.log") in done.stderr
-    # The second try began from nothing, in case the environment itself was at fault.
-    assert [call.split()[0] for call in machine.calls()] == ["venv", "pip", "venv", "pip"]
     assert not list(machine.venv.glob("stamp.*"))
     (machine.state / "pip-fails").unlink()
     assert machine.run("up").returncode == 0
+
+
+def test_an_update_that_fails_leaves_what_worked(machine: Machine) -> None:
+    machine.run("up")
+    machine.calls()
+    constraints = machine.project / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    (machine.state / "pip-fails").touch()
+    assert machine.run("up").returncode == 1
+    assert [call.split()[0] for call in machine.calls()] == ["pip"]
+    constraints.write_text(before)
+    assert machine.run("up").returncode == 0
+    assert machine.calls() == []
+
+
+def test_inputs_that_went_back_are_installed_again(machine: Machine) -> None:
+    machine.run("test", "--set-up-only")
+    constraints = machine.project / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    machine.run("up")
+    constraints.write_text(before)
+    machine.calls()
+    assert machine.run("up").returncode == 0
+    assert [call.split()[0] for call in machine.calls()] == ["pip"]
+
+
+def test_an_environment_made_by_hand_is_kept(machine: Machine) -> None:
+    machine.run("up")
+    (machine.venv / "stamp.up").unlink()
+    machine.calls()
+    assert machine.run("up").returncode == 0
+    assert [call.split()[0] for call in machine.calls()] == ["pip"]
 
 
 def test_the_environment_of_the_tests_serves_up_but_not_the_other_way_round(machine: Machine) -> None:
@@ -203,6 +248,14 @@ def test_the_environment_can_be_made_without_running_anything(machine: Machine) 
     done = machine.run("test", "--set-up-only")
     assert (done.returncode, done.stdout) == (0, "")
     assert (machine.venv / "stamp.test").exists()
+
+
+def test_a_failure_of_the_checks_is_the_exit_code(machine: Machine) -> None:
+    machine.run("test", "--set-up-only")
+    (machine.state / "tox-fails").touch()
+    done = machine.run("test")
+    assert done.returncode == 3
+    assert "FAILED" in done.stderr
 
 
 def test_a_line_of_bindep_that_is_not_understood_is_not_passed_over(machine: Machine) -> None:
