@@ -110,7 +110,9 @@ async def test_a_crashed_host_resets_everybody_and_its_vms_are_gone(host: Simula
     await host.restore()
     async with Wire(host.port) as wire:
         await wire.greet()
-        await asyncio.sleep(0.1)  # what was under way would have been carried out by now
+        passed = asyncio.Event()  # what was under way would come before it on the same wheel
+        host.wheel.after(0.1, passed.set)
+        await passed.wait()
         assert await wire.result("Host.getVMList") == []
         assert int((await wire.result("Host.getStats"))["elapsedTime"]) == 0
 
