@@ -29,7 +29,9 @@ class Link:
         self.port: int = self._listener.getsockname()[1]
         self.hosts = f"127.0.0.1:{self.port}"
         self.frozen = False
+        self.muted = False
         self.severed = False
+        self._targets: set[socket.socket] = set()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._backlog: dict[socket.socket, bytes] = {}
 
@@ -37,8 +39,12 @@ class Link:
         """Carry nothing from now on, in either direction; connections stay open."""
         self._relay.do(lambda: setattr(self, "frozen", True))
 
+    def mute(self) -> None:
+        """Carry what is asked, but not what is answered."""
+        self._relay.do(lambda: setattr(self, "muted", True))
+
     def thaw(self) -> None:
-        """Carry on, also after `sever`."""
+        """Carry on, also after `mute` and `sever`."""
         self._relay.do(self._thaw)
 
     def sever(self) -> None:
@@ -60,7 +66,8 @@ class Link:
             return []
         wanted = [(self._listener, selectors.EVENT_READ)]
         for near, far in self._pairs.items():
-            events = 0 if far in self._backlog else selectors.EVENT_READ
+            silent = far in self._backlog or (self.muted and near in self._targets)
+            events = 0 if silent else selectors.EVENT_READ
             events |= selectors.EVENT_WRITE if near in self._backlog else 0
             if events:
                 wanted.append((near, events))
@@ -88,6 +95,7 @@ class Link:
         except OSError:
             _abort(near)
             return
+        self._targets.add(far)
         for one, other in ((near, far), (far, near)):
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,6 +129,7 @@ class Link:
         del self._pairs[far]
         for end in (sock, far):
             self._backlog.pop(end, None)
+            self._targets.discard(end)
             end.close()
 
     def _reset(self) -> None:
@@ -128,13 +137,14 @@ class Link:
             _abort(sock)
         self._pairs.clear()
         self._backlog.clear()
+        self._targets.clear()
 
     def _sever(self) -> None:
         self.severed = True
         self._reset()
 
     def _thaw(self) -> None:
-        self.frozen = self.severed = False
+        self.frozen = self.muted = self.severed = False
 
     def _close(self) -> None:
         self._reset()

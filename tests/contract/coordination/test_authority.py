@@ -77,6 +77,18 @@ async def test_only_answered_writes_renew_it_not_reads(settings: SessionSettings
         assert session.authority.deadline > deadline
 
 
+async def test_a_late_answer_renews_from_the_time_of_sending(link: Link, cluster_name: str) -> None:
+    async with holding(settings_for(link.hosts, cluster_name, timeout_seconds=8)) as session:
+        link.freeze()
+        sent_at = boottime()
+        writing = asyncio.create_task(session.commit(Check("/")))
+        asyncio.get_running_loop().call_later(0.5, link.thaw)
+        await writing
+        assert boottime() - sent_at >= 0.5
+        lease = 8 * 0.99 - 0.5 - 2
+        assert session.authority.deadline <= sent_at + lease + 0.1
+
+
 async def test_heartbeats_keep_it_and_are_all_that_is_written(
     zookeeper: LocalServer, settings: SessionSettings
 ) -> None:

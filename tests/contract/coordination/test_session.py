@@ -23,7 +23,7 @@ from engine.coordination.session import (
     SetData,
     open_session,
 )
-from engine.errors import InvalidInput, NotFound, Unavailable
+from engine.errors import InvalidInput, NotFound, OutcomeUnknown, Unavailable
 from tests.contract.coordination.conftest import settings_for, until
 
 
@@ -222,6 +222,56 @@ async def test_calls_fail_fast_while_disconnected_and_go_on_in_the_same_session(
         assert session.identity == before
         assert await session.children(session.paths.root) == []
         assert changes[:2] == [False, True]
+
+
+async def test_a_write_whose_reply_is_lost_is_neither_done_nor_undone(
+    zookeeper: LocalServer, settings: SessionSettings
+) -> None:
+    link = zookeeper.link()
+    lame = settings_for(link.hosts, settings.cluster, timeout_seconds=10)
+    async with open_session(settings) as witness, open_session(lame) as session:
+        path = f"{session.paths.root}/x"
+        await session.ensure(session.paths.root)
+        async with witness.replica(session.paths.root) as replica:
+            link.mute()
+            writing = asyncio.create_task(session.commit(Create(path)))
+            reading = asyncio.create_task(session.get(path))
+            await until(lambda: "x" in replica.nodes)
+            link.reset()
+            with pytest.raises(OutcomeUnknown):
+                await writing
+            with pytest.raises(Unavailable) as lost:
+                await reading
+            assert not isinstance(lost.value, OutcomeUnknown), "a read has no outcome"
+        link.thaw()
+
+
+@pytest.mark.parametrize("whose", ["mine", "theirs", "nobody's"])
+async def test_a_lost_reply_to_an_ephemeral_node_is_settled_by_its_owner(
+    zookeeper: LocalServer, settings: SessionSettings, whose: str
+) -> None:
+    link = zookeeper.link()
+    lame = settings_for(link.hosts, settings.cluster, timeout_seconds=10)
+    async with open_session(settings) as witness, open_session(lame) as session:
+        path = f"{session.paths.root}/x"
+        await session.ensure(session.paths.root)
+        async with witness.replica(session.paths.root) as replica:
+            link.mute()
+            creating = asyncio.create_task(session.create_mine(path, b"data"))
+            await until(lambda: "x" in replica.nodes)
+            if whose != "mine":
+                await witness.delete(path)
+            if whose == "theirs":
+                await witness.create(path, ephemeral=True)
+            link.reset()
+            link.thaw()
+            if whose == "theirs":
+                with pytest.raises(Rejected):
+                    await creating
+            else:
+                stat = await creating
+                assert stat.ephemeral_owner == session.identity.session_id
+                assert stat == await witness.exists(path)
 
 
 async def test_an_expired_session_ends_and_nothing_is_sent_in_another(

@@ -180,6 +180,19 @@ async def test_a_read_that_fails_is_made_again(server: Server, replica: Replica)
     assert replica.nodes["a"].data == b"new"
 
 
+async def test_a_read_that_the_server_refused_is_made_again_without_a_reconnect(
+    server: Server, replica: Replica
+) -> None:
+    server.fail = Unavailable("refused")
+    server.tree["/r/a"] = node("new", mzxid=10)
+    told = asyncio.Event()
+    replica.subscribe(lambda names: told.set())
+    replica.on_event(CHANGED, "/r/a")
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert replica.nodes["a"].data == b"new"
+
+
 async def test_fresh_waits_for_what_is_dirty(server: Server, replica: Replica) -> None:
     server.tree["/r/a"] = node("new", mzxid=10)
     replica.on_event(CHANGED, "/r/a")
