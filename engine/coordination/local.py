@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +50,9 @@ class LocalServer:
         distribution: Distribution | None = None,
         number: int = 0,
         peers: tuple[PeerAddress, ...] = (),
+        extra: Mapping[str, str] | None = None,
     ) -> None:
+        """`extra` adds lines to zoo.cfg (a TLS port, say)."""
         self.directory = directory
         self.tick_seconds = tick_ms / 1000
         self._tick_ms = tick_ms
@@ -58,6 +61,7 @@ class LocalServer:
         self._distribution = distribution
         self._number = number
         self._peers = peers
+        self._extra = dict(extra or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._relay: Relay | None = None
         self.log_path = directory / "zookeeper.log"
@@ -236,6 +240,7 @@ class LocalServer:
             lines += ["initLimit=6", "syncLimit=10"]
             lines += [f"server.{p.number}=127.0.0.1:{p.quorum_port}:{p.election_port}" for p in self._peers]
             (data / "myid").write_text(f"{self._number}\n")
+        lines += [f"{name}={value}" for name, value in self._extra.items()]
         path = self.directory / "zoo.cfg"
         path.write_text("\n".join(lines) + "\n")
         return [
