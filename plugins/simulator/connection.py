@@ -173,9 +173,9 @@ class AgentConnection(asyncio.Protocol):
     def _on_subscribe(self, headers: dict[str, str]) -> None:
         destination, subscription = headers.get("destination"), headers.get("id")
         if not destination or not subscription:
-            self._refuse("Missing destination or subscription id header")
+            self._refuse("SUBSCRIBE needs destination and id")
         elif subscription in self._subscriptions:
-            self._refuse("Subscription id already exists")
+            self._refuse("This subscription id is in use")
         else:
             self._subscriptions[subscription] = destination
             self._host.broker.subscribe(self, destination, subscription)
@@ -183,7 +183,7 @@ class AgentConnection(asyncio.Protocol):
     def _on_unsubscribe(self, headers: dict[str, str]) -> None:
         subscription = headers.get("id")
         if not subscription:
-            self._refuse("Missing id header")
+            self._refuse("UNSUBSCRIBE needs an id")
             return
         destination = self._subscriptions.pop(subscription, None)
         if destination is not None:

@@ -119,7 +119,7 @@ class Machines:
             self._boot(vm, VmStatus.REBOOT_IN_PROGRESS)
             return
         self.change(vm, VmStatus.POWERING_DOWN)
-        ended = Exit(0, ExitReason.GUEST_SHUTDOWN, "User shut down from within the guest")
+        ended = Exit(0, ExitReason.GUEST_SHUTDOWN, "The guest shut down")
         self.later(vm, self._pace.shutdown_seconds, lambda: self.change(vm, VmStatus.DOWN, ended))
 
     def reset(self, vm: Vm) -> None:
@@ -127,7 +127,7 @@ class Machines:
 
     def destroy(self, vm: Vm) -> None:
         """Power off at once where it runs, and forget the VM."""
-        self.change(vm, VmStatus.DOWN, Exit(0, ExitReason.ADMIN_SHUTDOWN, "Admin shut down from the engine"))
+        self.change(vm, VmStatus.DOWN, Exit(0, ExitReason.ADMIN_SHUTDOWN, "Switched off by an administrator"))
         del self.by_id[vm.vm_id]
 
     def lose_all(self) -> None:

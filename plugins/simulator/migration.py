@@ -74,7 +74,7 @@ async def _migrate(
             host.machines.change(vm, before)
     else:
         if host.vms.get(vm.vm_id) is vm:
-            ended = Exit(0, ExitReason.MIGRATION_SUCCEEDED, "Migration succeeded")
+            ended = Exit(0, ExitReason.MIGRATION_SUCCEEDED, "The VM runs elsewhere now")
             host.machines.change(vm, VmStatus.DOWN, ended)
     finally:
         if host.migrations is not None and host.migrations.get(vm.vm_id) is migration:

@@ -57,7 +57,7 @@ def serve(host: SimulatedHost, frame: Frame) -> None:
     requests = body if isinstance(body, list) else [body]
     if not requests:
         _log(host, headers, None)
-        _respond(host, [_error(None, INVALID_REQUEST, "request batch is empty")])
+        _respond(host, [_error(None, INVALID_REQUEST, "an empty array asks for nothing")])
         return
     for request in requests:
         if isinstance(request, dict) and _is_key(request.get("id")):
@@ -68,7 +68,7 @@ def serve(host: SimulatedHost, frame: Frame) -> None:
     if not slow:
         run()
     elif host.waiting >= _MAX_WAITING:
-        _respond(host, [_error(_id_of(request), _BUSY, "Not enough resources") for request in requests])
+        _respond(host, [_error(_id_of(request), _BUSY, "The agent is too busy") for request in requests])
     else:
         host.after(slow, run)
 
@@ -94,12 +94,12 @@ def _serve_one(
     if not isinstance(request, dict):
         return _error(None, INTERNAL_ERROR, "Internal error")
     if request.get("jsonrpc") != "2.0":
-        return _error(None, INVALID_REQUEST, "Wrong protocol version")
+        return _error(None, INVALID_REQUEST, "jsonrpc must be 2.0")
     method, params = request.get("method"), request.get("params", [])
     if not isinstance(method, str):
-        return _error(None, INVALID_REQUEST, "missing method header in method")
+        return _error(None, INVALID_REQUEST, "method must be a text")
     if not isinstance(params, list | dict):
-        return _error(None, INVALID_REQUEST, "wrong params type")
+        return _error(None, INVALID_REQUEST, "params must be an array or a map")
     request_id = request.get("id")
     if not _is_key(request_id):
         return _error(None, INVALID_REQUEST, "id must be a string or a number")
@@ -177,4 +177,4 @@ def _error(request_id: Any, code: int, message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
 
 
-_FAULT_MESSAGES = {99: "Recovering from crash or Initializing", _BUSY: "Not enough resources"}
+_FAULT_MESSAGES = {99: "The agent is recovering", _BUSY: "The agent is too busy"}

@@ -49,7 +49,7 @@ def run_verb(host: SimulatedHost, method: str, params: list[Any] | dict[str, Any
     """Carry out `method`. Raises `VerbError`."""
     verb = VERBS.get(method)
     if verb is None:
-        raise VerbError(METHOD_NOT_FOUND, f"The method does not exist or is not available: {method}")
+        raise VerbError(METHOD_NOT_FOUND, f"no such method: {method}")
     if isinstance(params, list):
         if len(params) > len(verb.parameters):
             raise VerbError(INVALID_PARAMS, f"{method} takes {len(verb.parameters)} parameters")
@@ -65,7 +65,7 @@ def vm_of(host: SimulatedHost, params: Mapping[str, Any]) -> Vm:
     vm_id = params["vmID"]
     vm = host.vms.get(vm_id) if isinstance(vm_id, str) else None
     if vm is None:
-        raise VerbError(NO_SUCH_VM, f"Virtual machine does not exist: {vm_id!r}")
+        raise VerbError(NO_SUCH_VM, f"there is no VM {vm_id!r} on this host")
     return vm
 
 
@@ -115,7 +115,7 @@ def _create(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
     if not isinstance(vm_id, str) or not vm_id:
         raise VerbError(INVALID_PARAMS, "vmID must be a string")
     if vm_id in host.vms:
-        raise VerbError(VM_EXISTS, "Virtual machine already exists")
+        raise VerbError(VM_EXISTS, "this VM is on the host already")
     memory = _tag(xml, "memory")
     memory_mb = int(memory) // _KIB_IN_MB if memory.isascii() and memory.isdigit() else _DEFAULT_MEMORY_MB
     name = _tag(xml, "name") or str(details.get("vmName") or vm_id)
@@ -193,7 +193,7 @@ def _migration_create(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
     if not isinstance(details, dict) or not isinstance(vm_id, str):
         raise VerbError(INVALID_PARAMS, "vmID must be a string and params a map")
     if vm_id in host.vms:
-        raise VerbError(VM_EXISTS, "Virtual machine already exists")
+        raise VerbError(VM_EXISTS, "this VM is on the host already")
     memory = details.get("memSize")
     receive_migration(
         host,

@@ -106,7 +106,7 @@ async def test_a_subscription_id_used_twice_is_an_error_and_the_first_stays(host
     async with Wire(host.port) as wire:
         await wire.greet()
         wire.write(subscribe("other", "mine"))
-        assert await wire.frame() == b"ERROR\ncontent-length:30\n\nSubscription id already exists\0"
+        assert await wire.frame() == b"ERROR\ncontent-length:30\n\nThis subscription id is in use\0"
         assert await wire.result("Host.ping2") is True
 
 
