@@ -6,9 +6,9 @@ the same header and stands in every error and log line.
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -43,7 +43,7 @@ class EngineRequest(Request):
     def request_id(self) -> str:
         if self._request_id is None:
             given = self.get_header("X-Request-Id")
-            self._request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+            self._request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         return self._request_id
 
 

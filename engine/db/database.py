@@ -31,7 +31,7 @@ _GUARD = (
 )
 
 
-def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 5) -> AsyncEngine:
+def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 15) -> AsyncEngine:
     """An SQLAlchemy engine as this project uses it. Raises `InvalidInput` for a URL that is none."""
     try:
         parsed = sa.make_url(url)
@@ -70,7 +70,7 @@ class Database:
     database does not answer, `Conflict` (`Duplicate`) when a constraint forbids a write.
     """
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 15) -> None:
         self.url = url
         self._engine = open_engine(url, busy_timeout_seconds=busy_timeout_seconds, pool_size=pool_size)
         self._busy_timeout_seconds = busy_timeout_seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -17,7 +18,9 @@ from engine.db.tables import metadata
 from engine.errors import Conflict, Unavailable
 
 _SQLITE_UNIQUE = re.compile(r"UNIQUE constraint failed: (.+)")
-_NO_SCHEMA = re.compile(r"no such (?:table|column)|has no column named|UndefinedTable|UndefinedColumn")
+_OTHER_SCHEMA = re.compile(
+    r"no such (?:table|column)|has no column named|already exists|UndefinedTable|UndefinedColumn"
+)
 
 
 class SchemaMismatch(Unavailable):
@@ -45,9 +48,9 @@ def translated() -> Iterator[None]:
     except sa.exc.IntegrityError as error:
         raise _conflict(error) from error
     except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
-        if _NO_SCHEMA.search(str(error.orig)):
-            raise SchemaMismatch(f"the database lacks part of the schema ({_reason(error)})") from error
-        if isinstance(error, sa.exc.ProgrammingError):
+        if _OTHER_SCHEMA.search(str(error.orig)):
+            raise SchemaMismatch(f"the database's schema is not as expected ({_reason(error)})") from error
+        if _own_mistake(error):
             raise
         raise Unavailable(f"the database did not answer: {_reason(error)}") from error
     except sa.exc.DBAPIError as error:
@@ -57,6 +60,12 @@ def translated() -> Iterator[None]:
         raise
     except sa.exc.TimeoutError as error:
         raise Unavailable("all database connections are in use") from error
+
+
+def _own_mistake(error: sa.exc.DBAPIError) -> bool:
+    """SQLite calls bad SQL an operational error; its code tells it from a lock or a full disk."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return isinstance(error, sa.exc.ProgrammingError) or code == sqlite3.SQLITE_ERROR
 
 
 def _conflict(error: sa.exc.IntegrityError) -> Violation:

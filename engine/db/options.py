@@ -29,11 +29,11 @@ OPTS: tuple[cfg.Opt, ...] = (
     ),
     cfg.IntOpt(
         "pool_size",
-        default=5,
+        default=15,
         min=1,
         max=1000,
         help="How many connections each process keeps at most. With SQLite each has a thread of its "
-        "own, and only readers profit from more than one.",
+        "own, opened when it is needed. Waiting for a free one costs more than having it.",
     ),
 )
 
@@ -44,7 +44,7 @@ class DatabaseSettings:
 
     url: str
     busy_timeout_seconds: float = 5.0
-    pool_size: int = 5
+    pool_size: int = 15
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> DatabaseSettings:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
 from engine.clock import boottime
+from engine.db import onehop
 
 # One hop to the driver's thread for all. FULL: an intent that was committed survives a power cut.
 _PRAGMAS = "PRAGMA foreign_keys=ON; PRAGMA synchronous=FULL; PRAGMA journal_mode=WAL;"
@@ -29,7 +30,11 @@ late a cancelled writer stops; the rest of the busy timeout is waited for out he
 
 def connect_arguments(busy_timeout_seconds: float) -> dict[str, Any]:
     """What the driver is to be connected with."""
-    return {"isolation_level": None, "timeout": min(busy_timeout_seconds, _DRIVER_WAIT_SECONDS)}
+    return {
+        "async_creator_fn": onehop.connect,
+        "isolation_level": None,
+        "timeout": min(busy_timeout_seconds, _DRIVER_WAIT_SECONDS),
+    }
 
 
 def take_control(engine: AsyncEngine, busy_timeout_seconds: float) -> None:
@@ -39,7 +44,7 @@ def take_control(engine: AsyncEngine, busy_timeout_seconds: float) -> None:
         if connection.get_execution_options().get("writing", False):
             _begin_writing(connection, boottime() + busy_timeout_seconds)
         else:
-            connection.exec_driver_sql("BEGIN")
+            connection.connection.driver_connection.begin_with_next()  # type: ignore[union-attr]
 
     sa.event.listen(engine.sync_engine, "connect", _set_up)
     sa.event.listen(engine.sync_engine, "begin", begin)

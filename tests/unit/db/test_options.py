@@ -19,9 +19,7 @@ def settings(path: Path, text: str) -> DatabaseSettings:
 
 
 def test_the_values_of_the_file_are_used(tmp_path: Path) -> None:
-    text = (
-        "[database]\nurl = sqlite+aiosqlite:////tmp/x.db\nbusy_timeout_seconds = 1.5\npool_size = 2\n"
-    )
+    text = "[database]\nurl = sqlite+aiosqlite:////tmp/x.db\nbusy_timeout_seconds = 1.5\npool_size = 2\n"
     assert settings(tmp_path / "engine.conf", text) == DatabaseSettings(
         url="sqlite+aiosqlite:////tmp/x.db", busy_timeout_seconds=1.5, pool_size=2
     )
