@@ -174,7 +174,8 @@ class Ownership:
 
     async def _turn(self) -> None:
         """Look at everything once, and set going what follows from it."""
-        may_claim = self._clock() >= self._retry_at
+        started = self._clock()
+        may_claim = started >= self._retry_at
         try:
             if self._doubtful:
                 await self._settle_doubts()
@@ -198,7 +199,7 @@ class Ownership:
             self._spawn(self._claim(free), "claim")
         if self._draining and not self._tenures and not self._claiming:
             self._emptied.set()
-        self._set_alarm(view)
+        self._set_alarm(view, started)
 
     def _view(self) -> ClusterView:
         now = self._clock()
@@ -219,10 +220,17 @@ class Ownership:
             me=self._me,
         )
 
-    def _set_alarm(self, view: ClusterView) -> None:
-        """Wake at the next deadline: a newcomer counts, a retry is due, an untaken shard goes on."""
+    def _set_alarm(self, view: ClusterView, started: float) -> None:
+        """Wake at the next deadline: a newcomer counts, a retry is due, an untaken shard goes on.
+
+        What came due since the turn has `started` was not heeded in it.
+        """
         now, untaken = self._clock(), self._settings.untaken_seconds
-        due = [at for at in (self._roster.due, self._retry_at, self._tree.quiet_until) if at and at > now]
+        due = [
+            at
+            for at in (self._roster.due, self._retry_at, self._tree.quiet_until)
+            if at is not None and at > started
+        ]
         if view.members:
             due += {
                 now + untaken - state.free_for_seconds % untaken

@@ -82,14 +82,13 @@ class PartitionedCluster:
     async def settle(self) -> None:
         """Until every shard is owned, every able member has some, and nobody wants a change."""
         deadline = time.monotonic() + self.contract.patience_seconds
-        while True:
+        while time.monotonic() < deadline:
             if self._round():
                 continue
             if len(self.owners) == self.shards and self._able() <= set(self.owners.values()):
                 return
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not settled: {self.held()} of {self.shards} shards")
             await self._news(deadline)
+        raise AssertionError(f"not settled: {self.held()} of {self.shards} shards")
 
     def _able(self) -> set[EngineId]:
         views = [member.view for member in self._members.values()]
@@ -106,7 +105,6 @@ class PartitionedCluster:
                 changed = True
             if member.partitioner.state is PartitionState.RELEASE:
                 member.partitioner.released()
-                changed = True
             for shard in wants - self.owners.keys():
                 self.owners[shard] = engine
                 changed = True
