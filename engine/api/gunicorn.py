@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from typing import Any
 
 from oslo_config import cfg
 
-from engine.api import options
+from engine.api import options, scoreboard
 from engine.api.options import ApiSettings
+from engine.api.scoreboard import Scoreboard
 
 __all__ = [
     "accesslog",
@@ -36,9 +35,6 @@ __all__ = [
     "worker_class",
     "workers",
 ]
-
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Read by prometheus_client when it is imported: nothing here may import it."""
 
 _CLOSING_SECONDS = 3
 """What a worker needs besides: it looks once a second whether to stop, and closes its session last."""
@@ -67,15 +63,14 @@ keepalive = 75
 accesslog = None
 errorlog = "-"
 
-_own_metrics: str | None = None
+_scoreboard: Scoreboard | None = None
 
 
 def on_starting(server: Any) -> None:
     """Give the workers a place where they count requests together."""
-    global _own_metrics
-    if METRICS_DIRECTORY not in os.environ:
-        _own_metrics = tempfile.mkdtemp(prefix="engine-api-metrics-")
-        os.environ[METRICS_DIRECTORY] = _own_metrics
+    global _scoreboard
+    if scoreboard.VARIABLE not in os.environ:
+        _scoreboard = Scoreboard()
 
 
 def when_ready(server: Any) -> None:
@@ -105,8 +100,8 @@ def post_worker_init(worker: Any) -> None:
 
 def on_exit(server: Any) -> None:
     """Remove what `on_starting` made."""
-    if _own_metrics is not None:
-        shutil.rmtree(_own_metrics, ignore_errors=True)
+    if _scoreboard is not None:
+        _scoreboard.remove()
 
 
 def _only_local(listener: socket.socket) -> bool:

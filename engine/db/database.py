@@ -23,7 +23,7 @@ from engine.db.tables import shard
 from engine.errors import Fenced, InvalidInput
 from engine.plugin import ShardId
 
-_GUARD = (
+SHARD_GUARD = (
     sa.select(shard.c.shard, shard.c.epoch)
     .where(shard.c.shard.in_(sa.bindparam("shards", expanding=True)))
     .order_by(shard.c.shard)
@@ -129,7 +129,7 @@ class Database:
 
 async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int]) -> None:
     """The shard guard, for a transaction that is open already: raise `Fenced` naming who differs."""
-    rows = await connection.execute(_GUARD, {"shards": sorted(epochs)})
+    rows = await connection.execute(SHARD_GUARD, {"shards": sorted(epochs)})
     present = {ShardId(number): epoch for number, epoch in rows}
     differing = [number for number in sorted(epochs) if present.get(number) != epochs[number]]
     if differing:

@@ -89,7 +89,11 @@ async def start_gunicorn(
 ) -> tuple[asyncio.subprocess.Process, Path]:
     log = conf.with_suffix(".log")
     argv = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "etc/engine/gunicorn.conf.py"), *arguments]
-    environment = {**os.environ, "ENGINE_CONFIG_FILE": str(conf), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "ENGINE_CONFIG_FILE": str(conf),
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(conf.parent),
+    }
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *leashed([*argv, application]), cwd=conf.parent, env=environment, stdout=output, stderr=output

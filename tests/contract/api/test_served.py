@@ -162,6 +162,7 @@ async def test_it_stops_soon_and_leaves_no_process(
         assert took < 4.5
         assert running.process.returncode == 0
         assert alive(workers) == []
+        assert list(conf.parent.glob("engine-api-metrics-*")) == []
         assert "Traceback" not in running.log.read_text()
 
 
@@ -328,6 +329,27 @@ async def test_a_configuration_file_that_is_missing_ends_it_naming_the_file(tmp_
         assert await process.wait() != 0
     assert "nosuch.conf" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+async def test_what_a_killed_api_left_behind_is_removed_by_the_next(conf: Path) -> None:
+    async with serve(conf, "--workers", "1") as running:
+        workers = running.workers
+        (left,) = conf.parent.glob("engine-api-metrics-*")
+        running.process.kill()
+        await running.process.wait()
+
+        async def all_gone() -> bool:
+            return not alive(workers)
+
+        await eventually(all_gone)
+    os.utime(left, (0, 0))
+    async with serve(conf, "--workers", "1"):
+        (present,) = conf.parent.glob("engine-api-metrics-*")
+        assert present != left
+        os.utime(present, (0, 0))
+        write(conf.with_name("second.conf"), read(conf))
+        async with serve(conf.with_name("second.conf"), "--workers", "1"):
+            assert present.exists()  # its owner lives
 
 
 async def test_a_large_body_is_refused_without_being_read(served: Served) -> None:
