@@ -225,18 +225,20 @@ class HostMonitor:
     # --- a round --------------------------------------------------------------------------------
 
     async def _ask(self, driver: HostDriver, due_at: float) -> None:
-        context = self._context
-        deadline = context.settings.round_deadline_seconds
+        deadline = self._context.settings.round_deadline_seconds
         connection = self.connection
-        if connection is None or connection.lost.is_set():
-            async with context.gate.passing():
-                context.counters.lateness.observe(context.clock() - due_at)
-                async with asyncio.timeout(deadline):
-                    await self._questions(await self._connect(driver), fresh=True)
-        else:
-            context.counters.lateness.observe(context.clock() - due_at)
+        if connection is not None and not connection.lost.is_set():
             async with asyncio.timeout(deadline):
-                await self._questions(connection, fresh=False)
+                await self._ask_state(connection, due_at, fresh=False)
+                await self._ask_vms(connection, fresh=False)
+            return
+        async with self._context.gate.passing(), asyncio.timeout(deadline):
+            connection = await self._connect(driver)
+            await self._ask_state(connection, due_at, fresh=True)
+        # After a takeover of thousands each of them is asked something before any is asked for more.
+        await self._context.gate.calm(at_most_seconds=self._context.settings.tick_seconds)
+        async with asyncio.timeout(deadline):
+            await self._ask_vms(connection, fresh=True)
 
     async def _connect(self, driver: HostDriver) -> HostConnection:
         await self.close()
@@ -253,7 +255,9 @@ class HostMonitor:
         self.connection = await driver.connect(target, authority=self.claim.authority, on_event=self.heard)
         return self.connection
 
-    async def _questions(self, connection: HostConnection, *, fresh: bool) -> None:
+    async def _ask_state(self, connection: HostConnection, due_at: float, *, fresh: bool) -> None:
+        context = self._context
+        context.counters.lateness.observe(context.clock() - due_at)
         capabilities: Mapping[str, Any] | None = None
         if self.state.status in PROVING:
             capabilities = await self._ask_capabilities(connection)
@@ -262,10 +266,9 @@ class HostMonitor:
             self._tell(capabilities=await self._ask_capabilities(connection))
         statistics = statistics_row(await connection.statistics())
         before = self.state.status
-        self._observe(StatisticsOk(self._context.clock(), statistics["vm_count"]))
+        self._observe(StatisticsOk(context.clock(), statistics["vm_count"]))
         news = capabilities is not None or self.state.status is not before
         self._tell(capabilities=capabilities, statistics=statistics, news=news)
-        await self._ask_vms(connection, fresh)
 
     async def _ask_capabilities(self, connection: HostConnection) -> Mapping[str, Any]:
         self._capabilities_due = False  # before the call: what the host says meanwhile counts
@@ -277,7 +280,7 @@ class HostMonitor:
         self._observe(CapabilitiesOk(self._context.clock()))
         return row
 
-    async def _ask_vms(self, connection: HostConnection, fresh: bool) -> None:
+    async def _ask_vms(self, connection: HostConnection, *, fresh: bool) -> None:
         asked_at = self._context.clock()
         status = self.state.status
         if status in MONITORED and (fresh or status in SETTLED or asked_at >= self._vms_at):
