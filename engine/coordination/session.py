@@ -20,6 +20,7 @@ from kazoo.protocol.serialization import Exists, GetChildren, GetData, Sync
 from engine.clock import boottime
 from engine.coordination.authority import SessionAuthority, lease_seconds
 from engine.coordination.channel import Channel, SessionEnded
+from engine.coordination.heartbeat import Heartbeat, beat_seconds
 from engine.coordination.identity import SessionIdentity, TlsSettings
 from engine.coordination.operations import (
     Check,
@@ -73,10 +74,6 @@ MAX_OPERATIONS = 500
 """The server drops a connection that sends it more than 1 MiB at once."""
 
 _READ_BATCH = 200
-_HEARTBEATS_PER_TIMEOUT = 4
-_PATIENCE_PER_TIMEOUT = 6
-"""A heartbeat unanswered for a sixth of the timeout costs the connection: another server is tried
-while there is still authority left."""
 
 
 class Session:
@@ -291,7 +288,8 @@ class Session:
         sent_at = boottime()
         await self.commit(Check(member_path))
         self.authority.begin(sent_at)
-        self.background(self._beat(member_path, sent_at), name="session-heartbeat")
+        heartbeat = Heartbeat(self, member_path, self._channel.cut, self._logger)
+        self.background(heartbeat.run(sent_at), name="session-heartbeat")
 
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Return when the connection stands. Raises `Unavailable` after `timeout_seconds`."""
@@ -328,34 +326,9 @@ class Session:
             for listener in list(self._end_listeners):
                 listener(why)
 
-    def _beat_seconds(self) -> float:
-        return self._channel.client.negotiated_seconds / _HEARTBEATS_PER_TIMEOUT
-
     def _lease_seconds(self) -> float:
-        return lease_seconds(
-            self._channel.client.negotiated_seconds, self._settings.tick_seconds, self._beat_seconds()
-        )
-
-    async def _beat(self, member_path: str, sent_at: float) -> None:
-        """Write nothing, by the quorum, for ever: a transaction that only checks the member node."""
-        patience = self._channel.client.negotiated_seconds / _PATIENCE_PER_TIMEOUT
-        while not self.ended.is_set():
-            await asyncio.sleep(max(0.0, sent_at + self._beat_seconds() - boottime()))
-            try:
-                await self.wait_connected(self._channel.client.negotiated_seconds)
-                sent_at = boottime()
-                async with asyncio.timeout(patience):
-                    await self.commit(Check(member_path))
-            except TimeoutError:
-                self._logger.warning("a heartbeat was not answered within %.2f s; reconnecting", patience)
-                self._channel.cut()
-                sent_at = 0.0
-            except Rejected:
-                self.end("the member node is gone")
-            except SessionEnded as error:
-                self.end(str(error))
-            except Unavailable:
-                sent_at = 0.0  # at once after the reconnect
+        negotiated = self._channel.client.negotiated_seconds
+        return lease_seconds(negotiated, self._settings.tick_seconds, beat_seconds(negotiated))
 
     def _on_event(self, kind: int, path: str) -> None:
         for replica in self._replicas:

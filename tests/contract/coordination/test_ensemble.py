@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.clock import boottime
-from engine.coordination.local import LocalEnsemble
+from engine.coordination.ensemble import LocalEnsemble
 from engine.coordination.session import Session, open_session
 from engine.errors import AuthorityLost, Unavailable
 from tests.contract.coordination.conftest import settings_for, until
