@@ -294,10 +294,10 @@ class Ownership:
         try:
             kept = await self._store.take(epochs, self._me)
             await self._adopt([t for t in tenures if t.owned.shard in kept and not t.authority.over])
-        except Unavailable as error:
+        except (Unavailable, AuthorityLost) as error:  # no authority while the connection is broken
             self._put_off(error)
             self._work.abandon([t.owned for t in tenures if t.phase is Phase.ADOPTING])
-            await self._leave(tenures, "the database did not answer")
+            await self._leave(tenures, "it could not be taken")
             return
         if lost := [t for t in tenures if t.owned.shard not in kept]:
             await self._overtaken(lost)
@@ -345,9 +345,9 @@ class Ownership:
         try:
             async with asyncio.timeout(self._settings.handover_seconds):
                 await self._work.release([t.owned for t in tenures])
-        except TimeoutError:
+        except (TimeoutError, AuthorityLost):
             LOG.warning(
-                "handover takes too long: work is cut off. engine=%s shards=%s",
+                "work did not end in order for a handover and is cut off. engine=%s shards=%s",
                 self._me,
                 _told(t.owned.shard for t in tenures),
             )
@@ -422,7 +422,7 @@ class Ownership:
         self._abandon_all("authority is lost")
         raise AuthorityLost("authority is lost: its shards are abandoned")
 
-    def _put_off(self, error: Unavailable) -> None:
+    def _put_off(self, error: EngineError) -> None:
         LOG.warning("no shard can be taken now: %s. engine=%s", error, self._me)
         self._retry_at = self._clock() + RETRY_SECONDS
         self._wake.set()

@@ -97,11 +97,16 @@ class RecordingWork:
         self._history = history
         self.may_release = asyncio.Event()
         self.may_release.set()
+        self.failing: Exception | None = None
+        """What the next adoption raises, half-way."""
 
     async def adopt(self, shards: Sequence[OwnedShard]) -> None:
+        failing, self.failing = self.failing, None
         for owned in shards:
             owned.authority.check()
             self._history.began(self._engine, owned)
+            if failing is not None:
+                raise failing
 
     async def release(self, shards: Sequence[OwnedShard]) -> None:
         await self.may_release.wait()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from engine.coordination.local import LocalServer
 from engine.coordination.operations import Create
-from engine.errors import Unavailable
+from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import ClusterView, ShardId
 from engine.sharding.board import owned_by
 from engine.sharding.ownership import OwnershipSettings
@@ -134,6 +136,17 @@ async def test_broken_connections_lose_no_shard_and_double_none(
         link.reset()
         await beta.crash()
         await cluster.until_divided(alpha)
+    cluster.history.check()
+
+
+@pytest.mark.parametrize("error", [Unavailable("no database"), AuthorityLost("the connection is broken")])
+async def test_shards_whose_work_cannot_be_started_are_let_go_and_taken_later(
+    cluster: Cluster, error: Exception
+) -> None:
+    alpha = await cluster.start("alpha")
+    alpha.work.failing = error
+    await cluster.until_divided(alpha)
+    assert [stay.end for stay in cluster.history.stays if stay.until is not None] == ["abandoned"]
     cluster.history.check()
 
 
