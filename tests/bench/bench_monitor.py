@@ -82,7 +82,7 @@ async def make_rows(url: str, first_port: int, hosts: int, status: str) -> None:
 async def watch(url: str, hosts: int, seconds: float, period_seconds: float) -> dict[str, float]:
     """Adopt all hosts as after a crash of their owner, then watch them for a while."""
     found: dict[str, float] = {}
-    settings = MonitorSettings(statistics_seconds=period_seconds)
+    settings = MonitorSettings(tick_seconds=min(3.0, period_seconds / 5), statistics_seconds=period_seconds)
     async with Database(url) as database:
         store = HostStore(database)
         await store.for_shards([ShardId(0)])  # the pool's connections are not the hosts' memory

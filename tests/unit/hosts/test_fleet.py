@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from engine.errors import NotFound
 from engine.hosts.fleet import FleetStore, HostFleet
 from engine.hosts.options import MonitorSettings
+from engine.hosts.records import Placement, WatchedHost
 from engine.hosts.status import HostStatus, Timings
 from engine.hosts.store import HostStore
 from engine.plugin import HostId, ShardId
@@ -185,7 +186,7 @@ async def test_rows_that_were_added_moved_or_removed_are_noticed() -> None:
     async with fleet_over(store, driver, slow) as fleet:
         await fleet.adopt(claims(0))
         await eventually(lambda: fleet.connected == 2)
-        store.rows = [replace(row("a"), address="elsewhere", status=S.UP), row("c")]
+        store.rows = [replace(row("a"), address="elsewhere"), row("c")]
         await fleet.refresh([ShardId(0), ShardId(7)])
         assert fleet.hosts == 2
         assert (driver.host("a").open_connections, driver.host("b").open_connections) == (0, 0)
@@ -194,6 +195,9 @@ async def test_rows_that_were_added_moved_or_removed_are_noticed() -> None:
         assert driver.host("c").open_connections == 1
         with pytest.raises(NotFound):
             fleet.status(HostId("b"))
+        await eventually(lambda: set(store.statuses()) == {"a", "b", "c"})
+    # A host that moved keeps the status that is in memory; its row may be older.
+    assert [change.status for one in store.written if one.name == "a" for change in one.changes] == [S.UP]
 
 
 async def test_a_row_whose_notice_was_lost_is_found_all_the_same() -> None:
@@ -205,13 +209,51 @@ async def test_a_row_whose_notice_was_lost_is_found_all_the_same() -> None:
 
 
 async def test_a_takeover_while_the_database_is_away_is_made_up_for() -> None:
-    store, driver = MemoryStore(row("h", S.UP)), ScriptedDriver()
+    class WithoutFallback(MemoryStore):
+        async def placements(self, shards: Collection[ShardId]) -> list[Placement]:
+            return []
+
+    store, driver = WithoutFallback(row("h", S.UP)), ScriptedDriver()
     store.away = True
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(0))
         assert fleet.hosts == 0
         store.away = False
         await eventually(lambda: fleet.connected == 1)
+
+
+async def test_shards_released_while_their_rows_are_read_are_not_watched() -> None:
+    class Slow(MemoryStore):
+        reading = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def for_shards(self, shards: Collection[ShardId]) -> list[WatchedHost]:
+            self.reading.set()
+            await self.go_on.wait()
+            return await super().for_shards(shards)
+
+    store, driver = Slow(row("h")), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet, asyncio.TaskGroup() as tasks:
+        (claim,) = claims(0)
+        adopting = tasks.create_task(fleet.adopt([claim]))
+        await store.reading.wait()
+        await fleet.release([claim])
+        store.go_on.set()
+        await adopting
+        assert fleet.hosts == 0
+    assert driver.hosts == {}
+
+
+async def test_a_host_is_never_asked_two_things_at_once() -> None:
+    store, driver = MemoryStore(row("h", S.UP)), ScriptedDriver()
+    async with fleet_over(store, driver) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: driver.host("h").asked.count("statistics") >= 3)
+        driver.host("h").silent = True
+        await eventually(lambda: fleet.counters.polls >= 4)
+        began, asked = fleet.counters.loop_lag.count, len(driver.host("h").asked)
+        await eventually(lambda: fleet.counters.loop_lag.count >= began + 20)
+        assert len(driver.host("h").asked) <= asked + 1
 
 
 async def test_thousands_adopted_at_once_are_asked_a_few_at_a_time() -> None:
