@@ -39,6 +39,9 @@ def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
         conf.register_opts(package.OPTS, group=package.GROUP)
     # Not the default files of oslo.config: an engine reads what it was told, and nothing it happens to find.
     conf([], project=program, default_config_files=list(files), default_config_dirs=[])
+    for package in _PACKAGES:  # oslo.config looks at a value when it is used; a bad one is told at once
+        for option in package.OPTS:
+            conf[package.GROUP][option.dest]
     log.set_defaults(
         default_log_levels=[*log.get_default_log_levels(), "kazoo=WARN", "alembic=WARN", "aiosqlite=INFO"]
     )

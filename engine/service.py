@@ -19,7 +19,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from oslo_config import cfg
@@ -39,6 +39,7 @@ from engine.hosts.fleet import HostFleet
 from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
+from engine.service_metrics import serving_metrics
 from engine.sharding.ownership import Ownership
 from engine.sharding.partitioners import PartitionerContext
 from engine.sharding.store import EpochStore
@@ -67,9 +68,19 @@ class Service:
         self.name = EngineId(conf.engine.name)
         self.settings = options.session_settings(conf)
         self.stopping = asyncio.Event()
+        self.fleet: HostFleet | None = None
+        self._ownership: Ownership | None = None
+        self._session: Session | None = None
         self._drivers: dict[str, HostDriver] = {}
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
+
+    @property
+    def shards_owned(self) -> int:
+        return len(self._ownership.owned) if self._ownership else 0
+
+    def authority_seconds(self) -> float:
+        return max(0.0, self._session.authority.remaining_seconds()) if self._session else 0.0
 
     async def run(self) -> None:
         """Serve until `stopping` is set, then drain. Raises `InvalidInput`, `Conflict` when the
@@ -91,6 +102,9 @@ class Service:
                 engine=self.name,
                 events=lambda singleton: EventStore(database, name=singleton, engine=self.name),
                 settings=settings_from(self.conf.singletons),
+            )
+            stack.enter_context(
+                serving_metrics(self, self.conf.engine.metrics_address, self.conf.engine.metrics_port)
             )
             await self._serve(database)
 
@@ -120,8 +134,8 @@ class Service:
                     self.beat.acting_under(session.authority)
                     async with session.authority.scope():
                         await self._act(database, session, membership)
-            except* (Unavailable, AuthorityLost, Fenced) as group:
-                raise _first(group) from group
+            except BaseExceptionGroup as group:
+                raise _most_telling(group) from group
             finally:
                 self.beat.acting_under(None)
         self.beat.ended(session.identity)
@@ -147,6 +161,7 @@ class Service:
         conf = self.conf
         self._fenced = asyncio.get_running_loop().create_future()
         partitioner = self._partitioner(session)
+        self._session = session
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(partitioner.close)
             fleet = await stack.enter_async_context(
@@ -169,6 +184,7 @@ class Service:
                     settings=options.ownership_settings(conf),
                 )
             )
+            self.fleet, self._ownership = fleet, ownership
             self.beat.ready()
             LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
             async with asyncio.TaskGroup() as group:
@@ -252,12 +268,21 @@ class Service:
                 silent = 0.0
 
 
-def _first(group: BaseExceptionGroup[EngineError]) -> EngineError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, EngineError)
-    return error
+def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error to act on: a defect (the whole group) before a refusal, that before the rest."""
+    leaves = list(_leaves(group))
+    if any(not isinstance(leaf, EngineError) for leaf in leaves):
+        return group
+    refusals = [leaf for leaf in leaves if isinstance(leaf, Conflict | InvalidInput)]
+    return (refusals or leaves)[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 async def _main(conf: cfg.ConfigOpts, supervisor_fd: int | None) -> None:
@@ -284,9 +309,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         conf = options.load(arguments.config_file)
         asyncio.run(_main(conf, arguments.supervisor_fd))
     except (InvalidInput, Conflict, cfg.Error) as error:
-        LOG.error("%s", error)
-        return os.EX_CONFIG
-    return 0
+        refusal = str(error)
+    else:
+        return 0
+    LOG.error("%s", refusal)  # out here, oslo.log does not say it twice
+    return os.EX_CONFIG
 
 
 if __name__ == "__main__":

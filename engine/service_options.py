@@ -29,6 +29,16 @@ OPTS = [
         max=100,
         help="Share of the hosts that this engine takes, relative to the weights of the others.",
     ),
+    cfg.PortOpt(
+        "metrics_port",
+        help="Port on which this engine serves its own Prometheus metrics at /metrics: polls, lateness, lag"
+        " of its loop, authority left. Not served by default; the API serves those of the cluster.",
+    ),
+    cfg.StrOpt(
+        "metrics_address",
+        default="127.0.0.1",
+        help="Address for `metrics_port`. Whoever reaches it reads the metrics without logging in.",
+    ),
     cfg.ListOpt(
         "drivers",
         default=["vdsm"],

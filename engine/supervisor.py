@@ -36,6 +36,8 @@ STARTUP_SECONDS = 60.0
 """How long a child may take until its first beat: imports and configuration on a busy machine."""
 STOP_SECONDS = 30.0
 """How long a drain may take before the child is killed."""
+WATCHDOG_SECONDS = 1.0
+"""How often systemd hears of a beat at most."""
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses before restart number 1, 2, ...; a child that ran for a minute starts over at the first."""
 
@@ -66,6 +68,7 @@ class Child:
         self.act_until = self.started + STARTUP_SECONDS
         self.sessions: dict[int, OpenSession] = {}
         self.ready = False
+        self.beats = 0
         self._partial = b""
 
     def read_pipe(self) -> bool:
@@ -85,7 +88,7 @@ class Child:
         match said["say"]:
             case "beat":
                 self.act_until = float(said["until"])
-                notify("WATCHDOG=1")
+                self.beats += 1
             case "session":
                 identity = SessionIdentity(
                     session_id=said["id"],
@@ -97,9 +100,7 @@ class Child:
             case "ended":
                 self.sessions.pop(said["id"], None)
             case "ready":
-                if not self.ready:
-                    self.ready = True
-                    notify("READY=1")
+                self.ready = True
 
     def kill(self) -> None:
         """End the whole process group, reap it, and read its last words."""
@@ -131,6 +132,8 @@ class Supervisor:
         self.argv = argv
         self.stop_signals = 0
         self.stop_by: float | None = None
+        self._told: set[str] = set()
+        self._watchdog_due = 0.0
         self._wakeup, wakeup_write = os.pipe()
         for fd in (self._wakeup, wakeup_write):
             os.set_blocking(fd, False)
@@ -173,6 +176,7 @@ class Supervisor:
                 if forwarded < self.stop_signals:
                     forwarded = self.stop_signals
                     child.process.send_signal(signal.SIGTERM if forwarded == 1 else signal.SIGKILL)
+                self._announce(child)
                 # Read once more before judging: after a freeze of us alone its newer beats lie in the pipe.
                 if boottime() >= child.act_until:
                     child.read_pipe()
@@ -192,7 +196,17 @@ class Supervisor:
         self.stop_signals += 1
         if self.stop_by is None:
             self.stop_by = boottime() + STOP_SECONDS
-            notify("STOPPING=1")
+
+    def _announce(self, child: Child) -> None:
+        """Tell systemd what is new; what it does not take in now is told again at the next beat."""
+        if child.ready and "READY=1" not in self._told and notify("READY=1"):
+            self._told.add("READY=1")
+        if self.stop_signals and "STOPPING=1" not in self._told and notify("STOPPING=1"):
+            self._told.add("STOPPING=1")
+        if child.beats and boottime() >= self._watchdog_due:
+            child.beats = 0
+            self._watchdog_due = boottime() + WATCHDOG_SECONDS
+            notify("WATCHDOG=1")
 
     def _drain_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):

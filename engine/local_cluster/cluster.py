@@ -33,7 +33,8 @@ from engine.local_cluster.store import write_fleet
 LOG = logging.getLogger(__name__)
 
 READY_SECONDS = 60.0
-ENGINE_STOP_SECONDS = 4.0
+STOP_SECONDS = 4.0
+"""An engine drains in less than one, gunicorn looks for its signal once a second."""
 
 
 class LocalCluster:
@@ -114,7 +115,7 @@ class LocalCluster:
         if not line:
             raise self.simulator.failure("did not start")
         ready = json.loads(line)
-        self.host_ports = list(range(ready["base_port"], ready["base_port"] + ready["hosts"]))
+        self.host_ports = [port for first, last in ready["ports"] for port in range(first, last + 1)]
 
     async def _write_hosts(self) -> None:
         async with Database(self.directory.database_url) as database:
@@ -224,9 +225,8 @@ class LocalCluster:
         return ""
 
     async def _stop(self) -> None:
-        if self.api is not None:
-            await self.api.stop(seconds=2.0)
-        await asyncio.gather(*(e.stop(seconds=ENGINE_STOP_SECONDS) for e in self.engines.values()))
+        served = [*self.engines.values(), *([self.api] if self.api is not None else [])]
+        await asyncio.gather(*(child.stop(seconds=STOP_SECONDS) for child in served))
         if self.simulator is not None:
             await self.simulator.stop(seconds=2.0)
         if self.zookeeper is not None:

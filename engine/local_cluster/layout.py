@@ -31,6 +31,7 @@ class Layout:
     partitioner: str = "cooperative"
     tls: bool = False
     api_workers: int = 2
+    metrics: bool = False
 
     def __post_init__(self) -> None:
         bad = {}
@@ -80,6 +81,8 @@ def write_configuration(
     parser["shared"] = {"driver": "zookeeper", "hosts": zookeeper, "cluster": layout.cluster}
     if name is not None:
         parser["engine"] = {"name": name, "address": "127.0.0.1"}
+        if layout.metrics:
+            parser["engine"]["metrics_port"] = str(free_port())
     parser["coordination"] = {
         "hosts": zookeeper,
         "cluster": layout.cluster,

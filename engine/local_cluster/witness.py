@@ -11,9 +11,6 @@ from engine.clock import boottime
 from plugins.simulator import witness
 from plugins.simulator.log import read_log
 
-LOG_SECONDS = 0.3
-"""By then a request that a host has received stands in the log."""
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -38,7 +35,7 @@ class Witness:
         Waits until a poll that is due by now would be in the log.
         """
         until = boottime()
-        await asyncio.sleep(self._period_seconds + self._tick_seconds + LOG_SECONDS)
+        await asyncio.sleep(self._period_seconds + self._tick_seconds)
         return await asyncio.to_thread(self._judge, stayed, since, until)
 
     def _judge(self, stayed: Sequence[int], since: float, until: float) -> Verdict:
