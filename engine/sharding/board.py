@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -15,6 +16,9 @@ from engine.coordination.operations import Node
 from engine.plugin import ClusterView, EngineId, MemberView, ShardId, ShardView
 
 _OWNER = "/owner"
+
+UNKNOWN = EngineId("?")
+"""The owner of a shard whose owner child does not name one: somebody, so nobody is waited for to take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Board:
             shard,
             node.stat.version,
             _engine_in(node),
-            _engine_in(child) if child is not None else None,
+            (_engine_in(child) or UNKNOWN) if child is not None else None,
             child.stat.ephemeral_owner if child is not None else 0,
             free_since,
         )
@@ -111,8 +115,15 @@ UNCLAIMED = orjson.dumps({"engine": None, "since": None})
 
 
 def _engine_in(node: Node) -> EngineId | None:
-    if not node.data:
-        return None
-    value = node.json()
+    return _engine_named(node.data) if node.data else None
+
+
+@lru_cache(maxsize=1024)
+def _engine_named(data: bytes) -> EngineId | None:
+    """All shards of one claim hold the same bytes, so hundreds of them are parsed once."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None  # meddled with by hand: nobody we know, and whoever takes it writes it anew
     engine = value.get("engine") if isinstance(value, dict) else None
     return EngineId(engine) if isinstance(engine, str) else None

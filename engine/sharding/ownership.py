@@ -39,6 +39,9 @@ RETRY_SECONDS = 1.0
 PAUSE_SECONDS = 0.002
 BURST_SECONDS = 0.01
 """News that keep coming without a pause are heard for so long before they are acted on."""
+SECOND_LOOK_SECONDS = 0.05
+"""News that ask for nothing by themselves, as others' taking of what was theirs, are planned for late:
+a plan a burst, in every engine at once, would take the processor from those that have to act."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class Ownership:
         self._wake = asyncio.Event()
         self._emptied = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
+        self._second_look: asyncio.TimerHandle | None = None
         self._stack = contextlib.AsyncExitStack()
         self._tasks: asyncio.TaskGroup
 
@@ -163,7 +167,7 @@ class Ownership:
     async def _hear_out(self) -> None:
         """News come in bursts (an engine's death is one event a shard): plan once for a burst."""
         latest = self._clock() + BURST_SECONDS
-        while self._wake.is_set() and self._clock() < latest:
+        while self._wake.is_set() and not self._draining and self._clock() < latest:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_SECONDS):
@@ -186,8 +190,13 @@ class Ownership:
         except Unavailable as error:
             self._put_off(error)
             may_claim = False
-        view = self._view()
-        wants = frozenset() if self._draining else self._partitioner.wants(view)
+        self._cancel_timers()
+        if self._draining:
+            wants: frozenset[ShardId] = frozenset()
+        else:
+            view = self._view()
+            wants = self._partitioner.wants(view)
+            self._set_alarm(view, started)
         self._give_up([t for s, t in self._tenures.items() if s not in wants and t.phase is Phase.OWNED])
         if self._partitioner.state is PartitionState.RELEASE and self._tenures.keys() <= wants:
             self._partitioner.released()
@@ -199,7 +208,6 @@ class Ownership:
             self._spawn(self._claim(free), "claim")
         if self._draining and not self._tenures and not self._claiming:
             self._emptied.set()
-        self._set_alarm(view, started)
 
     def _view(self) -> ClusterView:
         now = self._clock()
@@ -237,9 +245,6 @@ class Ownership:
                 for state in view.shards
                 if state.owner is None
             }
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
         if due:
             delay = max(0.0, min(due) - now) + 0.001  # the loop's clock may be a little behind
             self._alarm = asyncio.get_running_loop().call_later(delay, self._wake.set)
@@ -315,7 +320,7 @@ class Ownership:
                 self._work.abandon([tenure.owned])
             else:
                 tenure.phase = Phase.OWNED
-        self._wake.set()  # what is wanted may have changed meanwhile
+        self._look_again_soon()
 
     async def _overtaken(self, tenures: Sequence[Tenure]) -> None:
         """The rows bear greater epochs. Either somebody was here after us, or the tree is an old one."""
@@ -364,7 +369,9 @@ class Ownership:
         await self._claims.let_go(_versions(ours))
         for tenure in ours:
             self._tenures.pop(tenure.owned.shard, None)
-        self._wake.set()
+        if self._draining:
+            self._wake.set()
+        self._look_again_soon()
 
     def _lose(self, tenures: Sequence[Tenure], why: str) -> None:
         """The owner children are gone without our doing: stop at once."""
@@ -379,16 +386,15 @@ class Ownership:
     def _abandon_all(self, why: str) -> None:
         """Synchronously, with no I/O. What is being let go has stopped already."""
         self._lose([t for t in self._tenures.values() if t.phase is not Phase.LEAVING], why)
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._cancel_timers()
 
     # --- being told ---------------------------------------------------------------------------------
 
     def _shards_changed(self, changed: frozenset[str]) -> None:
         touched = self._board.read(self._replica.nodes, changed, self._clock())
-        gone = []
+        seats, gone = self._board.seats, []
         for tenure in (self._tenures[shard] for shard in touched if shard in self._tenures):
-            seat = self._board.seats.get(tenure.owned.shard)
+            seat = seats.get(tenure.owned.shard)
             if tenure.phase is Phase.LEAVING:
                 continue
             if seat is not None and seat.owner_session == self._session.identity.session_id:
@@ -398,7 +404,10 @@ class Ownership:
             else:  # an echo of what was before our claim, or ours is gone already
                 self._doubtful.add(tenure.owned.shard)
         self._lose(gone, "its owner node is gone")
-        self._wake.set()
+        if gone or self._doubtful or any(shard in seats and seats[shard].free for shard in touched):
+            self._wake.set()
+        else:  # others have taken what was planned for them: nothing to be done in a hurry
+            self._look_again_soon()
 
     async def _settle_doubts(self) -> None:
         doubted = [t for t in map(self._tenures.get, self._doubtful) if t is not None and not t.seen]
@@ -421,6 +430,17 @@ class Ownership:
         await self._session.authority.lost.wait()
         self._abandon_all("authority is lost")
         raise AuthorityLost("authority is lost: its shards are abandoned")
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._alarm, self._second_look):
+            if timer is not None:
+                timer.cancel()
+        self._alarm = self._second_look = None
+
+    def _look_again_soon(self) -> None:
+        if self._second_look is None:
+            loop = asyncio.get_running_loop()
+            self._second_look = loop.call_later(SECOND_LOOK_SECONDS, self._wake.set)
 
     def _put_off(self, error: EngineError) -> None:
         LOG.warning("no shard can be taken now: %s. engine=%s", error, self._me)

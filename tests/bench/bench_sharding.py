@@ -135,6 +135,7 @@ async def our_member(setup: Setup, name: str, log: Log) -> None:
         log.tell("drained")
         running.cancel()
         await asyncio.wait([running])
+    await asyncio.to_thread(sys.stdin.read)
 
 
 def kazoo_member(setup: Setup, name: str, log: Log) -> None:
@@ -170,6 +171,7 @@ def kazoo_member(setup: Setup, name: str, log: Log) -> None:
     log.tell("drop", owned)
     partitioner.finish()
     client.stop()
+    sys.stdin.read()
 
 
 # --- what the parent makes of it ----------------------------------------------------------------------
@@ -208,13 +210,16 @@ class Fleet:
         self._setup = setup
         self._kind = kind
         self.members: dict[str, Process] = {}
-        self._news = threading.Condition()
+        self._lock = threading.Lock()
 
     def start(self, name: str) -> float:
         """Start a member; return when it had its session."""
         arguments = [sys.executable, str(Path(__file__).resolve()), "--member", self._kind, name]
         child = subprocess.Popen(
-            leashed([*arguments, json.dumps(vars_of(self._setup))]), stdout=subprocess.PIPE, text=True
+            leashed([*arguments, json.dumps(vars_of(self._setup))]),
+            stdin=subprocess.PIPE,  # held open: the end of an interpreter costs more than what is measured
+            stdout=subprocess.PIPE,
+            text=True,
         )
         process = self.members[name] = Process(name, child)
         threading.Thread(target=self._read, args=(process,), name=f"log of {name}").start()
@@ -224,9 +229,8 @@ class Fleet:
     def _read(self, process: Process) -> None:
         assert process.child.stdout is not None
         for line in process.child.stdout:
-            with self._news:
+            with self._lock:
                 process.lines.append(json.loads(line))
-                self._news.notify_all()
 
     def leave(self, name: str) -> float:
         at = boottime()
@@ -245,7 +249,7 @@ class Fleet:
 
     def spans(self) -> list[Span]:
         found: list[Span] = []
-        with self._news:
+        with self._lock:
             for process in self.members.values():
                 open_since: dict[int, float] = {}
                 for line in process.lines:
@@ -274,8 +278,7 @@ class Fleet:
         assert callable(condition)
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not condition():
-            with self._news:
-                self._news.wait(0.02)
+            time.sleep(0.2)  # seldom: looking takes the processor from those that are measured
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self._kind}: did not settle: {Counter(s.owner for s in self.spans())}")
 
