@@ -29,7 +29,7 @@ from engine.local_cluster.demo import SETTLE_SECONDS
 from engine.local_cluster.layout import TICK_SECONDS, Layout
 from engine.local_cluster.observer import Observer
 from engine.local_cluster.state import StateDirectory
-from plugins.simulator.log import read_log
+from plugins.simulator.log import Request, read_log
 from plugins.simulator.witness import first_requests_after
 
 READY_SECONDS = 300.0
@@ -83,7 +83,7 @@ class Trial:
                 epoch = getattr(entry, "epoch", None)
                 if epoch is not None and entry.t <= at:
                     last[entry.host] = max(epoch, last.get(entry.host, 0))
-            found = {}
+            found: dict[int, Request] = {}
             for epoch in set(last.values()):
                 those = [port for port in ports if last.get(port) == epoch]
                 found |= first_requests_after(entries, those, at, newer_than=epoch)

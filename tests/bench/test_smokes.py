@@ -18,6 +18,7 @@ SMALLEST = {
     "bench_failover": ["--only", "engine", "--kills", "1", "--hosts", "6"],
     "bench_monitor": ["--hosts", "50", "--seconds", "2", "--period", "1"],
     "bench_sharding": ["--smoke"],
+    "bench_steady": ["--hosts", "6", "--engines", "2", "--seconds", "1"],
 }
 
 
