@@ -18,8 +18,9 @@ from typing import Protocol, Self
 
 from engine.clock import boottime, utcnow
 from engine.errors import NotFound, Unavailable
+from engine.hosts.context import MonitorContext, ShardClaim
 from engine.hosts.measures import FleetCounters
-from engine.hosts.monitor import HostMonitor, MonitorContext, ShardClaim
+from engine.hosts.monitor import HostMonitor
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
 from engine.hosts.records import HostReport, Placement, WatchedHost
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _BREATH = 100
 """Hosts started or closed before the loop gets its turn."""
+_END_SECONDS = 5.0
 _FLUSH_SECONDS = 2.0
 """How long a release may wait for the database; the heir sees the statuses for itself."""
 _REFRESH_TURNS = 10
@@ -260,8 +262,11 @@ class HostFleet:
 
     def _visit(self, monitors: Iterable[HostMonitor], at: float) -> None:
         for monitor in monitors:
-            if monitor.task is None and monitor.wants_poll(at + _EPSILON_SECONDS):
-                self._start(monitor)
+            if monitor.task is None:
+                if monitor.wants_poll(at + _EPSILON_SECONDS):
+                    self._start(monitor)
+            elif monitor.deadline_at <= at:
+                monitor.cut_short()
 
     def _start(self, monitor: HostMonitor) -> None:
         monitor.task = self._tasks.create_task(self._round(monitor), name=f"host-{monitor.host.id}")
@@ -300,7 +305,11 @@ class HostFleet:
             for start in range(0, len(monitors), _BREATH):
                 some = monitors[start : start + _BREATH]
                 if rounds := [monitor.task for monitor in some if monitor.task is not None]:
-                    await asyncio.wait(rounds)
+                    _ended, stuck = await asyncio.wait(rounds, timeout=_END_SECONDS)
+                    for task in stuck:
+                        _log.error(
+                            "engine=%s: %s does not end: a driver holds it", self._engine, task.get_name()
+                        )
                 if connected := [monitor for monitor in some if monitor.connection is not None]:
                     await asyncio.gather(*(monitor.close() for monitor in connected))
         except BaseException:

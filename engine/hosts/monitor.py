@@ -11,15 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from engine.errors import AuthorityLost, EngineError, HostRefused
-from engine.hosts.measures import FleetCounters
-from engine.hosts.options import MonitorSettings
-from engine.hosts.pacing import Gate, Grid
+from engine.hosts.context import MonitorContext, ShardClaim
 from engine.hosts.records import (
     HostReport,
     ImplausibleAnswer,
@@ -47,13 +44,10 @@ from engine.hosts.status import (
 )
 from engine.hosts.vms import VmTable
 from engine.plugin import (
-    Authority,
-    EngineId,
     HostConnection,
     HostDriver,
     HostEvent,
     HostTarget,
-    ShardId,
     VmId,
 )
 
@@ -66,31 +60,6 @@ _CLOSE_SECONDS = 5.0
 _REASON_LENGTH = 500
 
 
-class ShardClaim(Protocol):
-    """What the owner of a shard acts under."""
-
-    @property
-    def shard(self) -> ShardId: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def authority(self) -> Authority: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorContext:
-    """What all monitors of a fleet share."""
-
-    engine: EngineId
-    settings: MonitorSettings
-    grid: Grid
-    gate: Gate
-    counters: FleetCounters
-    report: Callable[[HostReport], None]
-    clock: Callable[[], float]
-    now: Callable[[], datetime]
-
-
 class HostMonitor:
     """One host, in the name of one claim. `due_at` is on the context's clock."""
 
@@ -100,11 +69,13 @@ class HostMonitor:
         "_context",
         "_driver",
         "_last_refusal",
+        "_overran",
         "_reported_at",
         "_urgent",
         "_vms_at",
         "claim",
         "connection",
+        "deadline_at",
         "due_at",
         "ended",
         "host",
@@ -137,7 +108,9 @@ class HostMonitor:
         self.task: asyncio.Task[None] | None = None  # the round in progress; the fleet's
         self.slot = context.grid.slot_of(host.id)
         self.due_at = now if host.status in MONITORED else math.inf
+        self.deadline_at = math.inf  # of the round in progress
         self.ended = False
+        self._overran = False
         self._driver = driver
         self._context = context
         self._busy = 0
@@ -161,17 +134,22 @@ class HostMonitor:
             return
         started = self._context.clock()
         due_at = min(self.due_at, started)
-        self._urgent = False
+        self._urgent = self._overran = False
         self._context.counters.polls += 1
-        self._observe(TimePassed(started))
+        if self.state.status is not HostStatus.UP:  # which time alone never ends
+            self._observe(TimePassed(started))
         try:
             await self._ask(self._driver, due_at)
+        except asyncio.CancelledError:
+            if not self._was_cut_short():
+                raise
+            await self._failed("the driver did not answer within its deadline")
         except AuthorityLost:
             await self._hold_off()
         except (HostRefused, ImplausibleAnswer) as refused:
             self._refused(refused)
         except (EngineError, TimeoutError) as error:
-            await self._failed(str(error) or "the driver did not answer within its deadline")
+            await self._failed(str(error) or "timed out")
         except Exception as error:
             # A fault of the driver must cost one host, not the engine's fleet.
             self._context.counters.faults += 1
@@ -185,6 +163,18 @@ class HostMonitor:
         finished = self._context.clock()
         self._context.counters.poll_seconds.observe(finished - started)
         self.due_at = self._next_due(finished)
+
+    def cut_short(self) -> None:
+        """The round in progress takes longer than any driver should: it has failed."""
+        self.deadline_at = math.inf
+        if self.task is not None:
+            self._overran = True
+            self.task.cancel()
+
+    def _was_cut_short(self) -> bool:
+        """Whether a cancellation was ours alone; then it has done its work."""
+        task = asyncio.current_task()
+        return self._overran and not self.ended and task is not None and task.uncancel() == 0
 
     def heard(self, event: HostEvent) -> None:
         """The host said something unasked."""
@@ -225,20 +215,26 @@ class HostMonitor:
     # --- a round --------------------------------------------------------------------------------
 
     async def _ask(self, driver: HostDriver, due_at: float) -> None:
-        deadline = self._context.settings.round_deadline_seconds
         connection = self.connection
-        if connection is not None and not connection.lost.is_set():
-            async with asyncio.timeout(deadline):
+        try:
+            if connection is not None and not connection.lost.is_set():
+                self._set_deadline()
                 await self._ask_state(connection, due_at, fresh=False)
                 await self._ask_vms(connection, fresh=False)
-            return
-        async with self._context.gate.passing(), asyncio.timeout(deadline):
-            connection = await self._connect(driver)
-            await self._ask_state(connection, due_at, fresh=True)
-        # After a takeover of thousands each of them is asked something before any is asked for more.
-        await self._context.gate.calm(at_most_seconds=self._context.settings.tick_seconds)
-        async with asyncio.timeout(deadline):
+                return
+            async with self._context.gate.passing():
+                self._set_deadline()
+                connection = await self._connect(driver)
+                await self._ask_state(connection, due_at, fresh=True)
+            # After a takeover of thousands each of them is asked something before any is asked for more.
+            await self._context.gate.calm(at_most_seconds=self._context.settings.tick_seconds)
             await self._ask_vms(connection, fresh=True)
+        finally:
+            self.deadline_at = math.inf
+
+    def _set_deadline(self) -> None:
+        """For the fleet to see to: a timer a round would be the dearest part of it."""
+        self.deadline_at = self._context.clock() + self._context.settings.round_deadline_seconds
 
     async def _connect(self, driver: HostDriver) -> HostConnection:
         await self.close()

@@ -184,8 +184,8 @@ def in_grace(state: HostState, at: float, timings: Timings) -> bool:
 
 def _learn(state: HostState, observation: Observation) -> HostState:
     match observation:
-        case StatisticsOk(at=at, vms=vms):
-            return replace(state, last_ok=at, attempts=0, vms=vms)
+        case StatisticsOk(at=at, vms=vms):  # the frequent one: `replace` takes four times as long
+            return HostState(state.status, state.reason, state.since, at, 0, vms, state.capable)
         case CapabilitiesOk(at=at):
             return replace(state, last_ok=at, attempts=0, capable=True)
         case NetworkFailed():

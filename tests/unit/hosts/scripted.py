@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import AuthorityLost, HostRefused, HostUnreachable, OutcomeUnknown, Unavailable
+from engine.hosts.context import MonitorContext
 from engine.hosts.measures import FleetCounters
-from engine.hosts.monitor import HostMonitor, MonitorContext
+from engine.hosts.monitor import HostMonitor
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
 from engine.hosts.records import HostReport, Placement, StatusChange, WatchedHost

@@ -256,6 +256,16 @@ async def test_a_host_is_never_asked_two_things_at_once() -> None:
         assert len(driver.host("h").asked) <= asked + 1
 
 
+async def test_a_round_without_end_is_cut_short_and_the_host_tried_again() -> None:
+    store, driver = MemoryStore(row("h", S.UP)), ScriptedDriver()
+    driver.host("h").silent = True
+    async with fleet_over(store, driver, replace(FAST, round_deadline_seconds=0.1)) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: store.statuses().get("h") is S.CONNECTING)
+        driver.host("h").silent = False
+        await eventually(lambda: store.statuses()["h"] is S.UP)
+
+
 async def test_thousands_adopted_at_once_are_asked_a_few_at_a_time() -> None:
     store = MemoryStore(*(row(f"h{number}", S.UP) for number in range(1000)))
     driver = ScriptedDriver()

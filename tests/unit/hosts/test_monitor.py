@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 from datetime import timedelta
@@ -10,10 +11,9 @@ import pytest
 
 from engine.errors import HostUnreachable
 from engine.hosts.monitor import HostMonitor
-from engine.hosts.options import MonitorSettings
 from engine.hosts.status import HostStatus
 from engine.plugin import HostEvent, VmId, VmReport
-from tests.unit.hosts.scripted import Bench, row
+from tests.unit.hosts.scripted import Bench, eventually, row
 
 S = HostStatus
 FOREVER = 1e18
@@ -271,13 +271,32 @@ async def test_what_no_host_can_mean_is_not_believed(bench: Bench, wrong: dict[s
     assert (bench.reports, bench.counters.refusals, monitor.state.vms) == ([], 1, 3)
 
 
-async def test_a_call_that_the_driver_lets_hang_ends_by_the_monitors_deadline() -> None:
-    bench = Bench(MonitorSettings(round_deadline_seconds=0.01))
+async def test_a_round_that_the_driver_lets_hang_is_cut_short_and_has_failed(bench: Bench) -> None:
     monitor = bench.monitor(S.UP)
     bench.host.silent = True
-    await monitor.poll()
+    monitor.task = asyncio.create_task(monitor.poll())
+    await eventually(lambda: bool(bench.host.asked))
+    assert bench.clock.at < monitor.deadline_at <= bench.clock.at + 120.0
+    monitor.cut_short()
+    await monitor.task
     assert (monitor.state.status, bench.host.open_connections) == (S.CONNECTING, 0)
     assert "deadline" in monitor.state.reason
+    assert monitor.deadline_at == math.inf
+    bench.host.silent = False
+    await bench.next_round(monitor)
+    assert status(monitor) is S.UP
+
+
+async def test_a_round_that_is_ended_while_it_is_cut_short_is_ended(bench: Bench) -> None:
+    monitor = bench.monitor(S.UP)
+    bench.host.silent = True
+    monitor.task = asyncio.create_task(monitor.poll())
+    await eventually(lambda: bool(bench.host.asked))
+    monitor.cut_short()
+    monitor.end()
+    await asyncio.wait([monitor.task])
+    assert monitor.task.cancelled()
+    assert bench.changes() == []
 
 
 async def test_a_host_without_vms_goes_to_maintenance_and_is_left_alone(bench: Bench) -> None:
