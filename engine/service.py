@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -53,6 +54,9 @@ ALGORITHM = 1
 REOPEN_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
 DATABASE_PING_SECONDS = 1.0
 DATABASE_PATIENCE_SECONDS = 5.0
+GC_THRESHOLDS = (20_000, 20, 10)
+"""Ten thousand hosts are a million objects that live long, and taking them over makes them at once: with
+Python's own thresholds a fifth of a takeover is spent collecting, in pauses of 0.2 s."""
 
 
 class DatabaseCut(Unavailable):
@@ -305,6 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-file", action="append", default=[])
     parser.add_argument("--supervisor-fd", type=int)
     arguments = parser.parse_args(argv)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         conf = options.load(arguments.config_file)
         asyncio.run(_main(conf, arguments.supervisor_fd))

@@ -24,7 +24,7 @@ _COUNTERS = {
     "polls": "Rounds of questions that hosts were asked.",
     "connects": "Connections made to hosts.",
     "failures": "Calls to hosts that failed.",
-    "refusals": "Calls not made because authority was in doubt.",
+    "refusals": "Calls that hosts answered with an error.",
     "faults": "Errors of drivers and of the engine itself; each is in the log.",
     "transitions": "Changes of a host's status.",
     "events": "Events that hosts sent.",

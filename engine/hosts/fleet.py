@@ -346,21 +346,22 @@ class HostFleet:
         if self._on_fenced is not None:
             self._on_fenced(lost)
 
-    # --- what is known --------------------------------------------------------------------------
+    # --- what is known (a scrape asks from another thread) -----------------------------------------
 
     @property
     def hosts(self) -> int:
         """How many hosts are watched."""
-        return sum(len(monitors) for monitors in self._monitors.values())
+        return sum(map(len, tuple(self._monitors.values())))
 
     @property
     def connected(self) -> int:
         """How many of them have a live connection."""
-        return sum(
-            monitor.connection is not None and not monitor.connection.lost.is_set()
-            for monitors in self._monitors.values()
-            for monitor in monitors.values()
-        )
+        connections = [
+            monitor.connection
+            for monitors in tuple(self._monitors.values())
+            for monitor in tuple(monitors.values())
+        ]
+        return sum(connection is not None and not connection.lost.is_set() for connection in connections)
 
     @property
     def waiting_reports(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -36,6 +37,7 @@ from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.plugin import EngineId, ShardId
 from engine.processes import leashed
+from engine.service import GC_THRESHOLDS
 from engine.sharding.hashing import shard_of
 from plugins.drivers.vdsm import VdsmDriver
 from tests.bench.bench_wire import Always, BareClient, resident_kib, say
@@ -256,6 +258,7 @@ def main() -> None:
     arguments = parser.parse_args()
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.set_threshold(*GC_THRESHOLDS)  # as an engine does
     if arguments.watch:
         url, hosts, seconds, period = arguments.watch
         print(json.dumps(asyncio.run(watch(url, int(hosts), float(seconds), float(period)))))
