@@ -227,8 +227,10 @@ class HostMonitor:
                 connection = await self._connect(driver)
                 await self._ask_state(connection, due_at, fresh=True)
             # After a takeover of thousands each of them is asked something before any is asked for more.
-            await self._context.gate.calm(at_most_seconds=self._context.settings.tick_seconds)
-            await self._ask_vms(connection, fresh=True)
+            self.deadline_at = math.inf
+            async with self._context.gate.passing():
+                self._set_deadline()
+                await self._ask_vms(connection, fresh=True)
         finally:
             self.deadline_at = math.inf
 

@@ -56,23 +56,20 @@ class Grid:
 
 
 class Gate:
-    """Lets so many connects begin; one that takes long gives its place up and goes on.
+    """Lets so many begin; one that takes long gives its place up and goes on.
 
     What has to be bounded is the work of beginning (handshakes), not the waiting for dead hosts.
-    What can wait until all have begun awaits `calm`.
+    Places are given in order of asking: whoever comes a second time stands behind all first ones.
     """
 
     def __init__(self, width: int, *, patience_seconds: float = CONNECT_PATIENCE_SECONDS) -> None:
         self._places = asyncio.Semaphore(width)
         self._patience_seconds = patience_seconds
-        self._queued = 0
-        self._calm = asyncio.Event()
-        self._calm.set()
 
     @contextlib.asynccontextmanager
     async def passing(self) -> AsyncIterator[None]:
-        """Wait for a place, first come first served, and hold it for the body or its first moments."""
-        await self._enter()
+        """Wait for a place, and hold it for the body or its first moments."""
+        await self._places.acquire()
         given_up = False
 
         def give_up() -> None:
@@ -87,21 +84,3 @@ class Gate:
         finally:
             patience.cancel()
             give_up()
-
-    async def calm(self, *, at_most_seconds: float) -> None:
-        """Return once nobody waits for a place, or when that takes too long."""
-        if self._calm.is_set():
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(at_most_seconds):
-                await self._calm.wait()
-
-    async def _enter(self) -> None:
-        self._queued += 1
-        self._calm.clear()
-        try:
-            await self._places.acquire()
-        finally:
-            self._queued -= 1
-            if not self._queued:
-                self._calm.set()

@@ -98,32 +98,17 @@ async def test_a_place_is_given_up_once_even_when_the_patience_ran_out() -> None
     await second.__aexit__(None, None, None)
 
 
-async def test_what_can_wait_goes_on_once_nobody_queues_any_more() -> None:
-    gate = Gate(1, patience_seconds=60.0)
+async def test_whoever_comes_a_second_time_stands_behind_all_first_ones() -> None:
+    gate = Gate(2, patience_seconds=60.0)
     order: list[str] = []
 
     async def connect(number: int) -> None:
-        async with gate.passing():
-            order.append(f"first {number}")
-            await asyncio.sleep(0)
-        await gate.calm(at_most_seconds=60.0)
-        order.append(f"more {number}")
+        for time in ("first", "second"):
+            async with gate.passing():
+                order.append(time)
+                await asyncio.sleep(0)
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        for number in range(5):
+        for number in range(7):
             tasks.create_task(connect(number))
-    assert [word.split()[0] for word in order[:4]] == ["first"] * 4
-    assert len(order) == 10
-
-
-async def test_calm_is_not_waited_for_without_end_nor_spoiled_by_who_gave_up() -> None:
-    gate = Gate(1, patience_seconds=60.0)
-    async with gate.passing():
-        queueing = asyncio.ensure_future(gate.passing().__aenter__())
-        await asyncio.sleep(0)
-        async with asyncio.timeout(10):
-            await gate.calm(at_most_seconds=0.01)
-        queueing.cancel()
-        await asyncio.wait([queueing])
-        async with asyncio.timeout(10):
-            await gate.calm(at_most_seconds=60.0)
+    assert order == ["first"] * 7 + ["second"] * 7
