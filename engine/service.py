@@ -207,7 +207,7 @@ class Service:
                 LOG.info("draining engine=%s", self.name)
                 await membership.drain()
                 duties.set()
-                await ownership.drain()
+                await ownership.drain(session_closes=True)
                 for task in tasks[:-1]:
                     task.cancel()
 

@@ -181,8 +181,11 @@ class Holdings:
                 tenure.phase = Phase.RELEASING
             yield batch
 
-    async def release(self, tenures: Sequence[Tenure]) -> None:
-        """Hand over: the work stops first, the owner children go last."""
+    async def release(self, tenures: Sequence[Tenure], *, session_closes: bool = False) -> None:
+        """Hand over: the work stops first, the owner children go last.
+
+        Where the `session_closes` right after, its end lets all of them go in one transaction.
+        """
         try:
             async with asyncio.timeout(self._handover_seconds):
                 await self._work.release([t.owned for t in tenures])
@@ -193,16 +196,17 @@ class Holdings:
                 _told(t.owned.shard for t in tenures),
             )
             self._work.abandon([t.owned for t in tenures])
-        await self._leave(tenures, "it was handed over")
+        await self._leave(tenures, "it was handed over", nodes=not session_closes)
         LOG.info("released engine=%s shards=%s", self._me, _told(t.owned.shard for t in tenures))
 
-    async def _leave(self, tenures: Sequence[Tenure], why: str) -> None:
+    async def _leave(self, tenures: Sequence[Tenure], why: str, *, nodes: bool = True) -> None:
         ours = [t for t in tenures if not t.authority.over]
         for tenure in ours:
             tenure.phase = Phase.LEAVING
             tenure.authority.end(why)
             self._owned.pop(tenure.owned.shard, None)
-        await self._claims.let_go(_versions(ours))
+        if nodes:
+            await self._claims.let_go(_versions(ours))
         for tenure in ours:
             self._tenures.pop(tenure.owned.shard, None)
         self._reports.plan_again(urgent=False)

@@ -97,6 +97,7 @@ class Ownership:
             reports=self,
         )
         self._draining = False
+        self._session_closes = False
         self._tree_changed = False
         self._retry_at = float("-inf")
         self._members: frozenset[MemberView] = frozenset()
@@ -157,9 +158,14 @@ class Ownership:
             self._holdings.abandon_all("ownership has ended")
             self._cancel_timers()
 
-    async def drain(self) -> None:
-        """Release everything and want nothing more; return when all is let go. Needs `run`."""
+    async def drain(self, *, session_closes: bool = False) -> None:
+        """Release everything and want nothing more; return when all is let go. Needs `run`.
+
+        With `session_closes` the owner children are left to the end of the session, which has to
+        follow at once: one transaction for all, where deleting them is one check and one delete each.
+        """
         self._draining = True
+        self._session_closes = session_closes
         self._emptied.clear()
         self._wake.set()
         await self._emptied.wait()
@@ -198,7 +204,7 @@ class Ownership:
             wants = self._partitioner.wants(view)
             self._set_alarm(view, started)
         for batch in self._holdings.giving_up(wants):
-            self._spawn(self._holdings.release(batch), "release")
+            self._spawn(self._holdings.release(batch, session_closes=self._session_closes), "release")
         held, seats = self._holdings.shards, self._board.seats
         if self._partitioner.state is PartitionState.RELEASE and held <= wants:
             self._partitioner.released()

@@ -131,10 +131,10 @@ async def our_member(setup: Setup, name: str, log: Log) -> None:
         running = asyncio.create_task(ownership.run(), name="ownership")
         await stop.wait()
         await membership.drain()
-        await ownership.drain()
-        log.tell("drained")
+        await ownership.drain(session_closes=True)
         running.cancel()
         await asyncio.wait([running])
+    log.tell("drained")
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -35,13 +35,13 @@ OPTIONS: Final = (
     ),
     cfg.FloatOpt(
         "heartbeat_interval",
-        default=10.0,
+        default=25.0,
         min=0.0,
         max=300.0,
         help="Seconds between heart-beats in each direction; a host from which nothing came for two "
-        "intervals is lost. 0 turns them off; the agent raises anything below 1 to 1. By default a "
-        "black-holed host is noticed within 20 s, before the 30 s after which agents give up on us, "
-        "and ten thousand hosts cost a thousand one-byte packets a second.",
+        "intervals is lost. 0 turns them off; the agent raises anything below 1 to 1. The default is "
+        "longer than the time between two polls, whose traffic takes the place of heart-beats and whose "
+        "timeouts notice a black-holed host first, and shorter than the 30 s after which agents give up.",
     ),
     cfg.IntOpt(
         "max_message_bytes",

@@ -135,6 +135,12 @@ class Engine:
         await self.membership.drain()
         await self.ownership.drain()
 
+    async def leave(self) -> None:
+        """As an engine that stops on purpose: the work ends in order, then the session."""
+        await self.membership.drain()
+        await self.ownership.drain(session_closes=True)
+        await self.crash()
+
     async def crash(self) -> None:
         """As SIGKILL under a supervisor: nothing runs any more, then the session is closed for it."""
         self.running.cancel()

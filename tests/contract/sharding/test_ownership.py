@@ -43,6 +43,15 @@ async def test_a_drained_engine_has_handed_everything_over_when_drain_returns(cl
     cluster.history.check()
 
 
+async def test_an_engine_that_leaves_ends_its_work_in_order_and_its_session_lets_go(cluster: Cluster) -> None:
+    alpha, beta = [await cluster.start(name) for name in ("alpha", "beta")]
+    await cluster.until_divided(alpha, beta)
+    await beta.leave()
+    assert {stay.end for stay in cluster.history.stays if stay.engine == "beta"} == {"released"}
+    await cluster.until_divided(alpha)
+    cluster.history.check()
+
+
 async def test_the_shards_of_a_crashed_engine_are_taken_at_once(cluster: Cluster) -> None:
     engines = [await cluster.start(name) for name in ("alpha", "beta", "gamma")]
     await cluster.until_divided(*engines)
