@@ -66,7 +66,7 @@ async def test_a_session_is_opened_byte_by_byte_as_the_agent_wants_it(agent: Age
     assert uuid.UUID(queue)
     assert own != events
     assert agent.received.decode() == (
-        "CONNECT\naccept-version:1.2\nhost:127.0.0.1\nheart-beat:10000,10000\n\n\0"
+        "CONNECT\naccept-version:1.2\nhost:127.0.0.1\nheart-beat:25000,25000\n\n\0"
         f"SUBSCRIBE\ndestination:{queue}\nid:{own}\nack:auto\n\n\0"
         f"SUBSCRIBE\ndestination:jms.queue.events\nid:{events}\nack:auto\n\n\0"
     )

@@ -15,7 +15,7 @@ from plugins.drivers.vdsm.options import OPTIONS, Settings
 def test_the_defaults_are_plain_tcp_with_heart_beats() -> None:
     settings = Settings.from_values({})
     assert settings.tls_files is None
-    assert settings.heartbeat_seconds == 10.0
+    assert settings.heartbeat_seconds == 25.0
 
 
 def test_what_oslo_config_reads_is_what_the_driver_takes() -> None:
