@@ -36,7 +36,7 @@ from plugins.drivers.vdsm.reports import (
     statistics_from_wire,
     vms_from_wire,
 )
-from plugins.drivers.vdsm.stomp import Frame, ProtocolError, heart_beat
+from plugins.drivers.vdsm.stomp import Frame, ProtocolError, encode_send, header_lines, heart_beat
 from plugins.drivers.vdsm.wire import Session, Wire
 
 LOG = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class VdsmConnection(HostConnection):
     __slots__ = (
         "_call_seconds",
         "_calls",
-        "_headers",
         "_heartbeat_ms",
+        "_lines",
         "_lost",
         "_on_event",
         "_queue",
@@ -77,13 +77,14 @@ class VdsmConnection(HostConnection):
         self._heartbeat_ms = int(heartbeat_seconds * 1000)
         self._on_event = on_event
         self._queue = str(uuid.uuid4())
-        self._headers = {
+        headers = {
             "destination": _REQUESTS,
             "reply-to": self._queue,
             "content-type": "application/json",
             "engine-id": target.engine,
             "engine-epoch": str(target.epoch),
         }
+        self._lines = header_lines("SEND", headers)
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._lost = asyncio.Event()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -130,12 +131,12 @@ class VdsmConnection(HostConnection):
             raise HostUnreachable(self.wire.over)
         seconds = self._call_seconds if timeout_seconds is None else timeout_seconds
         request_id = str(uuid.uuid4())
-        frame = self._request(request_id, verb, params, operation_id)
+        request = self._request(request_id, verb, params, operation_id)
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         self._calls[request_id] = reply
         try:
-            self.wire.send(frame)
+            self.wire.send_encoded(request)
             deadline = loop.call_later(seconds, self._give_up, reply, verb, seconds)
             try:
                 return await reply
@@ -146,15 +147,15 @@ class VdsmConnection(HostConnection):
 
     def _request(
         self, request_id: str, verb: str, params: Mapping[str, Any], operation_id: str | None
-    ) -> Frame:
+    ) -> bytes:
         try:
             body = orjson.dumps({"jsonrpc": "2.0", "method": verb, "params": params, "id": request_id})
         except TypeError as error:
             raise InvalidInput(f"the parameters of {verb} are not JSON: {error}") from error
-        headers = self._headers
+        lines = self._lines
         if operation_id is not None:
-            headers = {**headers, "ovirtCorrelationId": operation_id}
-        return Frame("SEND", headers, body)
+            lines += header_lines("SEND", {"ovirtCorrelationId": operation_id})
+        return encode_send(lines, body)
 
     def _give_up(self, reply: asyncio.Future[Any], verb: str, seconds: float) -> None:
         _fail(reply, OutcomeUnknown(f"{self.wire.name}: no answer to {verb} within {seconds:g} s"))

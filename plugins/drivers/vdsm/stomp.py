@@ -10,6 +10,7 @@ read in place and only its body is copied; an idle decoder holds no buffer.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,20 +64,28 @@ def encode(frame: Frame) -> bytes:
         raise ProtocolError(f"unknown command {command!r}")
     if body and command not in _WITH_BODY:
         raise ProtocolError(f"{command} carries no body")
+    sized = b"content-length:%d\n" % len(body) if body or "content-length" in headers else b""
+    return b"%b\n%b%b\n%b\0" % (command.encode(), header_lines(command, headers), sized, body)
+
+
+def header_lines(command: str, headers: Mapping[str, str]) -> bytes:
+    """The lines of `headers` in a frame of `command`, without content-length. Raises `ProtocolError`."""
     write = _plain if command in _UNESCAPED else _escape
-    lines = [command]
+    lines = []
     for name, value in headers.items():
         if not name or (write is _plain and ":" in name):
             raise ProtocolError(f"{name!r} cannot name a header of {command}")
         if name != "content-length":
-            lines.append(f"{write(name)}:{write(value)}")
-    if body or "content-length" in headers:
-        lines.append(f"content-length:{len(body)}")
-    lines.append("\n")
-    head = "\n".join(lines).encode()
+            lines.append(f"{write(name)}:{write(value)}\n")
+    head = "".join(lines).encode()
     if 0 in head:
         raise ProtocolError(f"NUL in a header of {command}")
-    return b"%b%b\0" % (head, body)
+    return head
+
+
+def encode_send(lines: bytes, body: bytes) -> bytes:
+    """A SEND whose `header_lines` were made before: most frames of a client differ in the body only."""
+    return b"SEND\n%bcontent-length:%d\n\n%b\0" % (lines, len(body), body)
 
 
 def heart_beat(value: str) -> tuple[int, int]:

@@ -93,7 +93,10 @@ class Wire(asyncio.BufferedProtocol):
 
         Raises `AuthorityLost`, or `HostUnreachable` when the host cannot have got the frame.
         """
-        data = encode(frame)
+        self.send_encoded(encode(frame))
+
+    def send_encoded(self, data: bytes) -> None:
+        """As `send`, of a frame that is bytes already."""
         self._limit_user_timeout()
         self._authority.check()
         self._write(data)
