@@ -105,7 +105,7 @@ async def measure(layout: Layout, seconds: float) -> float:
 
 
 def report(layout: Layout, before: list[Samples], after: list[Samples], took: float, writes: float) -> None:
-    name = f"steady.{layout.hosts}_hosts"
+    name = f"steady.{layout.hosts}_hosts{'_tls' if layout.tls else ''}"
     floor = layout.engines * HEARTBEATS_A_SESSION / layout.session_seconds
     say(f"{name}.zookeeper_writes", writes, "1/s", f"heartbeats alone: {floor:.2f}")
     say(f"{name}.polls", growth(before, after, "engine_hosts_polls_total") / took, "1/s")
@@ -130,18 +130,21 @@ async def run(arguments: argparse.Namespace) -> None:
             host_port=0,
             api_workers=1,
             metrics=True,
+            tls=arguments.tls,
         )
 
     empty = await measure(layout(0), 1.0)
     full = await measure(layout(arguments.hosts), arguments.seconds)
     a_host = (full - empty) * arguments.engines / arguments.hosts / 1024
-    say(f"steady.{arguments.hosts}_hosts.memory_a_host", a_host, "KiB", "target=20")
+    kind = "_tls" if arguments.tls else ""
+    say(f"steady.{arguments.hosts}_hosts{kind}.memory_a_host", a_host, "KiB", "target=20 on plain TCP")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--engines", type=int, default=3)
+    parser.add_argument("--tls", action="store_true", help="mutual TLS between engines and hosts")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long is measured")
     asyncio.run(run(parser.parse_args()))
     return 0
