@@ -24,7 +24,7 @@ from engine.coordination.distribution import find_zookeeper
 from engine.coordination.local import LocalServer
 from engine.db import migrate
 from engine.db.database import Database
-from engine.local_cluster.certificates import write_certificates
+from engine.local_cluster.certificates import CertificateFiles, write_certificates
 from engine.local_cluster.children import Child, ChildFailed, spawn
 from engine.local_cluster.layout import TICK_SECONDS, Layout, free_port, require_free, write_configuration
 from engine.local_cluster.state import ProcessName, StateDirectory, start_time
@@ -73,6 +73,8 @@ class LocalCluster:
         distribution = find_zookeeper()
         require_free(layout.api_port, "the API", "--api-port")
         require_free(layout.zk_port, "ZooKeeper", "--zk-port")
+        if layout.tls:
+            write_certificates(directory.simulator)
         self.progress("ZooKeeper")
         self.zookeeper = LocalServer(
             directory.zookeeper,
@@ -102,7 +104,7 @@ class LocalCluster:
         argv += ["--base-port", str(layout.host_port), "--log", str(directory.simulator / "log")]
         argv += ["--control", str(directory.simulator / "control")]
         if layout.tls:
-            files = write_certificates(directory.simulator)
+            files = CertificateFiles(directory.simulator)
             argv += ["--tls-ca", str(files.ca)]
             argv += ["--tls-cert", str(files.certificate("host")), "--tls-key", str(files.key("host"))]
         self.simulator = await spawn("simulator", argv, log=directory.log / "simulator.log", pipe=True)
