@@ -51,7 +51,7 @@ def line(status: dict[str, Any]) -> str:
 async def show(api_url: str, console: Console) -> None:
     """Show the status until cancelled."""
     async with httpx.AsyncClient(base_url=api_url, timeout=5) as client:
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             await _show_live(client, console)
         else:
             await _show_lines(client, console)
