@@ -15,7 +15,6 @@ from oslo_log import log
 from engine import service_options
 from engine.api import options as api
 from engine.coordination import options as coordination
-from engine.coordination.identity import TlsSettings
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
 from engine.extensions import installed, load_class
@@ -69,19 +68,13 @@ def driver_values(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) 
 def session_settings(conf: cfg.ConfigOpts) -> SessionSettings:
     """From `[coordination]`."""
     group = conf.coordination
-    tls = TlsSettings(
-        ca_file=group.tls_ca_file,
-        cert_file=group.tls_cert_file,
-        key_file=group.tls_key_file,
-        verify=group.tls_verify,
-    )
     return SessionSettings(
         hosts=group.hosts,
         cluster=group.cluster,
         timeout_seconds=group.timeout_seconds,
         tick_seconds=group.tick_seconds,
         connect_seconds=group.connect_seconds,
-        tls=tls if group.tls else None,
+        tls=coordination.tls_settings(group),
         digest=group.digest,
     )
 

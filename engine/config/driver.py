@@ -35,7 +35,6 @@ from engine.clock import utcnow
 from engine.config import cache, values
 from engine.config.cache import CachedValues, CacheUnusable
 from engine.coordination import options as coordination
-from engine.coordination.identity import TlsSettings
 from engine.coordination.paths import Paths
 from engine.coordination.settings import SessionSettings
 from engine.coordination.snapshot import read_tree
@@ -139,17 +138,11 @@ def _open(options: cfg.ConfigOpts.GroupAttr, environment: Mapping[str, str]) -> 
 
 
 def _settings(options: cfg.ConfigOpts.GroupAttr) -> SessionSettings:
-    tls = TlsSettings(
-        ca_file=options.tls_ca_file,
-        cert_file=options.tls_cert_file,
-        key_file=options.tls_key_file,
-        verify=options.tls_verify,
-    )
     return SessionSettings(
         hosts=options.hosts,
         cluster=options.cluster,
         connect_seconds=options.timeout,
-        tls=tls if options.tls else None,
+        tls=coordination.tls_settings(options),
         digest=options.digest,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
+from engine.coordination.identity import TlsSettings
+
 GROUP = "coordination"
 
 OPTS = [
@@ -55,3 +57,15 @@ OPTS = [
         " writable by this user only.",
     ),
 ]
+
+
+def tls_settings(group: cfg.ConfigOpts.GroupAttr) -> TlsSettings | None:
+    """From a group that has the `tls` options; None where TLS is off."""
+    if not group.tls:
+        return None
+    return TlsSettings(
+        ca_file=group.tls_ca_file,
+        cert_file=group.tls_cert_file,
+        key_file=group.tls_key_file,
+        verify=group.tls_verify,
+    )
