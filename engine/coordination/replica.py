@@ -9,6 +9,7 @@ by difference, never by silence. Watches give the latest value, not each one in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -45,8 +46,16 @@ class Replica:
     the birth of a child is an event of the child alone.
     """
 
-    def __init__(self, source: Source, root: str, logger: logging.Logger) -> None:
+    def __init__(
+        self, source: Source, root: str, logger: logging.Logger, *, gather_seconds: float = 0.0
+    ) -> None:
+        """`gather_seconds`: how long what was created or set may wait to be read with what follows.
+
+        Deletions need no read, so they show at once in any case.
+        """
         self.root = root
+        self._gather_seconds = gather_seconds
+        self._hurry = asyncio.Event()
         self._prefix = "" if root == "/" else root
         self._source = source
         self._logger = logger
@@ -80,6 +89,7 @@ class Replica:
         # The events came before the reply. One round may be under way with older answers, so what
         # is dirty now has been read when the round after it has ended.
         target = self._round + 2
+        self._hurry.set()
         while (self._dirty or self._reading or not self._current) and self._round < target:
             if not self._source.connected:
                 raise Unavailable("the connection to ZooKeeper broke")
@@ -137,6 +147,7 @@ class Replica:
         if not self._current:
             await self._resync()
         while self._dirty and self._current:
+            await self._gather()
             names = list(self._dirty)
             self._dirty.clear()
             self._begin_read()
@@ -146,6 +157,13 @@ class Replica:
                 self._dirty.update(names)
                 raise
             self._apply(zip(names, found, strict=True))
+
+    async def _gather(self) -> None:
+        if self._gather_seconds:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._gather_seconds):
+                    await self._hurry.wait()
+            self._hurry.clear()
 
     async def _resync(self) -> None:
         """List the whole subtree and apply the difference."""

@@ -35,6 +35,9 @@ LOG = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 PAUSE_SECONDS = 0.002
 BURST_SECONDS = 0.01
+GATHER_SECONDS = 0.05
+"""Who took a shard is read a little later, and together: when an engine dies, all the others claim at
+once, and what each reads of the others' claims is taken from the time of its own."""
 """News that keep coming without a pause are heard for so long before they are acted on."""
 SECOND_LOOK_SECONDS = 0.05
 """News that ask for nothing by themselves, as others' taking of what was theirs, are planned for late:
@@ -127,7 +130,9 @@ class Ownership:
             )
             await self._tree.prepare()
             paths = self._session.paths
-            self._replica = await stack.enter_async_context(self._session.replica(paths.shards))
+            self._replica = await stack.enter_async_context(
+                self._session.replica(paths.shards, gather_seconds=GATHER_SECONDS)
+            )
             incarnation = await stack.enter_async_context(self._session.replica(paths.incarnation))
             self._board.read(self._replica.nodes, None, self._clock())
             stack.callback(self._replica.subscribe(self._shards_changed))
