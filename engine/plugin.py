@@ -33,6 +33,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "Authority",
     "AuthorityLost",
+    "ClusterId",
     "ClusterView",
     "Conflict",
     "EngineError",
@@ -71,6 +72,8 @@ CONTRACT_VERSION = 1
 EngineId = NewType("EngineId", str)
 HostId = NewType("HostId", str)
 VmId = NewType("VmId", str)
+ClusterId = NewType("ClusterId", str)
+"""Of a host cluster."""
 ShardId = NewType("ShardId", int)
 
 

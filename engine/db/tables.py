@@ -59,6 +59,24 @@ incarnation = sa.Table(
     sa.Column("registered_at", UtcDateTime(), nullable=False),
 )
 
+DEFAULT_CLUSTER = "00000000-0000-0000-0000-000000000001"
+"""The id of the host cluster that every installation begins with, named `default`."""
+
+# A group of hosts (a data centre's cluster); what VMs of it may run where, and how they are spread.
+host_cluster = sa.Table(
+    "host_cluster",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("policy", sa.String(16), nullable=False),
+    sa.Column("memory_percent", sa.Integer, nullable=False),
+    sa.Column("cpu_percent", sa.Integer, nullable=False),
+    sa.Column("fencing", sa.Boolean, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+
 shard = sa.Table(
     "shard",
     metadata,
@@ -84,7 +102,53 @@ host = sa.Table(
     sa.Column("statistics", sa.JSON),
     sa.Column("reported_at", UtcDateTime()),
     sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column(
+        "cluster_id",
+        sa.String(36),
+        nullable=False,
+        index=True,
+        server_default=sa.text(f"'{DEFAULT_CLUSTER}'"),
+    ),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
+    sa.Column("power_management", sa.JSON),
+    sa.Column("fenced_at", UtcDateTime()),
+    sa.Column("vms_reported_at", UtcDateTime()),
+    # What was asked of the host's monitor, numbered; done once `heeded_count` has caught up.
+    sa.Column("asked", sa.String(32)),
+    sa.Column("asked_count", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("heeded_count", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("address", "port"),
+)
+
+# A virtual machine. Where it runs (`host_id`) is written before it is created there, under the guard
+# of that host's shard; `destination_id` likewise while it migrates.
+vm = sa.Table(
+    "vm",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("cluster_id", sa.String(36), nullable=False, index=True),
+    sa.Column("shard", sa.Integer, nullable=False, index=True),
+    sa.Column("memory_bytes", sa.BigInteger, nullable=False),
+    sa.Column("cpus", sa.Integer, nullable=False),
+    sa.Column("highly_available", sa.Boolean, nullable=False),
+    sa.Column("pinned_host_id", sa.String(36)),
+    sa.Column("affinity_group", sa.String(255)),
+    sa.Column("affinity", sa.String(16)),
+    sa.Column("status", sa.String(32), nullable=False, index=True),
+    sa.Column("status_reason", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("status_since", UtcDateTime(), nullable=False),
+    sa.Column("host_id", sa.String(36), index=True),
+    sa.Column("destination_id", sa.String(36), index=True),
+    sa.Column("operation_id", sa.String(64)),
+    sa.Column("missing_since", UtcDateTime()),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("exit_reason", sa.Integer),
+    sa.Column("exit_message", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("reported_at", UtcDateTime()),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
 )
 
 event = sa.Table(

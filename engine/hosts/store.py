@@ -126,7 +126,7 @@ class HostStore:
             created_at=now,
         )
         row = {column.name: getattr(added, column.name) for column in host.columns}
-        for unknown_yet in ("capabilities", "statistics"):
+        for unknown_yet in ("capabilities", "statistics", "power_management"):
             del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
         async with self._database.writing() as connection:
             await connection.execute(host.insert().values({**row, "status": str(added.status)}))
