@@ -35,9 +35,11 @@ from engine.errors import (
     HostRefused,
     HostUnreachable,
     InvalidInput,
+    NoSuchVm,
     NotFound,
     OutcomeUnknown,
     Unavailable,
+    VmExists,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "EngineId",
     "Entity",
     "EventLog",
+    "FenceAgent",
     "Fenced",
     "GoBack",
     "Happened",
@@ -68,11 +71,14 @@ __all__ = [
     "Leadership",
     "LockKeys",
     "MemberView",
+    "NoSuchVm",
     "NotFound",
     "OutcomeUnknown",
     "PartitionState",
     "Partitioner",
     "PluginContext",
+    "PowerAction",
+    "PowerState",
     "Probed",
     "Rows",
     "Scope",
@@ -82,6 +88,8 @@ __all__ = [
     "Step",
     "StepContext",
     "Unavailable",
+    "VmDefinition",
+    "VmExists",
     "VmId",
     "VmReport",
     "argument",
@@ -96,6 +104,9 @@ __all__ = [
 
 CONTRACT_VERSION = 1
 """Grows when a plugin written for the number before would no longer work."""
+
+UNSUPPORTED_CODE = -32601
+"""What a `HostRefused` bears when the driver, rather than the agent, cannot do what was asked."""
 
 EngineId = NewType("EngineId", str)
 HostId = NewType("HostId", str)
@@ -184,6 +195,46 @@ class HostEvent:
     notify_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmDefinition:
+    """What a host needs in order to run a VM; the driver puts it into its agent's words."""
+
+    vm_id: VmId
+    name: str
+    memory_bytes: int
+    cpus: int
+
+
+class PowerAction(enum.StrEnum):
+    """What a fence agent is asked for."""
+
+    ON = "on"
+    OFF = "off"
+    REBOOT = "reboot"
+    STATUS = "status"
+
+
+class PowerState(enum.StrEnum):
+    """What a fence agent answers. Only `off` to `status` proves that a host is off."""
+
+    ON = "on"
+    OFF = "off"
+    INITIATED = "initiated"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FenceAgent:
+    """How the power of a host is reached, by way of another host."""
+
+    kind: str
+    address: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+    options: str = ""
+
+
 class HostConnection(ABC):
     """One live connection to a host. Every call has a deadline and checks authority just before
     its single write; what stays buffered past that aborts the connection.
@@ -206,9 +257,59 @@ class HostConnection(ABC):
     @abstractmethod
     async def vms(self) -> tuple[VmReport, ...]: ...
 
+    # What a driver's agents cannot do, it leaves out: then the call is refused.
+
+    async def vm(self, vm_id: VmId) -> VmReport | None:
+        """One VM as the host has it; None when the host answers that it has none of this id."""
+        return next((vm for vm in await self.vms() if vm.vm_id == vm_id), None)
+
+    async def create_vm(self, vm: VmDefinition, *, operation_id: str) -> None:
+        """Start a VM. Raises `VmExists` when the host has it already, running or not."""
+        raise _unsupported("create_vm")
+
+    async def destroy_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Power a VM off at once, or forget one that is down. Raises `NoSuchVm`."""
+        raise _unsupported("destroy_vm")
+
+    async def shutdown_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Ask the guest to shut down. Raises `NoSuchVm`."""
+        raise _unsupported("shutdown_vm")
+
+    async def reboot_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Ask the guest to restart. Raises `NoSuchVm`."""
+        raise _unsupported("reboot_vm")
+
+    async def pause_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Raises `NoSuchVm`."""
+        raise _unsupported("pause_vm")
+
+    async def resume_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Raises `NoSuchVm`."""
+        raise _unsupported("resume_vm")
+
+    async def migrate_vm(self, vm_id: VmId, *, address: str, port: int, operation_id: str) -> None:
+        """Begin to move a VM to the host whose agent listens there. Raises `NoSuchVm`."""
+        raise _unsupported("migrate_vm")
+
+    async def cancel_migration(self, vm_id: VmId, *, operation_id: str) -> None:
+        """Have a VM that is on its way stay here. Raises `NoSuchVm`."""
+        raise _unsupported("cancel_migration")
+
+    async def migration_percent(self, vm_id: VmId) -> int:
+        """How far a VM's migration from here has come, 0..100. Raises `NoSuchVm`."""
+        raise _unsupported("migration_percent")
+
+    async def fence_node(self, agent: FenceAgent, action: PowerAction, *, operation_id: str) -> PowerState:
+        """Have this host, as a proxy, reach the power of another one."""
+        raise _unsupported("fence_node")
+
     @abstractmethod
     async def close(self) -> None:
         """Close at once, without lingering; outstanding calls raise `OutcomeUnknown`. Idempotent."""
+
+
+def _unsupported(verb: str) -> HostRefused:
+    return HostRefused(UNSUPPORTED_CODE, f"the driver of this host has no {verb}")
 
 
 class HostDriver(ABC):
