@@ -170,3 +170,81 @@ leadership = sa.Table(
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("token", sa.BigInteger, nullable=False),
 )
+
+ENTITIES = (host, host_cluster, vm)
+"""What commands are about: their steps may read and write these rows, and no others."""
+
+# A command, from its submission until retention removes it. `shard` is where it is at present, and
+# `epoch` under which that shard's owner has claimed it; `lock_token` is its hold in ZooKeeper.
+command = sa.Table(
+    "command",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+    sa.Column("entity_kind", sa.String(32), nullable=False),
+    sa.Column("entity_id", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger),
+    sa.Column("engine", sa.String(255)),
+    sa.Column("root_id", sa.String(36), nullable=False, index=True),
+    sa.Column("parent_id", sa.String(36), index=True),
+    sa.Column("parent_operation", sa.String(36)),
+    sa.Column("locks", sa.JSON, nullable=False),
+    sa.Column("lock_token", sa.BigInteger),
+    sa.Column("lock_wait_until", UtcDateTime()),
+    sa.Column("user", sa.String(255), nullable=False),
+    sa.Column("goal", sa.String(16)),
+    sa.Column("undo_from", sa.String(64)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("quarantine_until", UtcDateTime()),
+    sa.Column("percent", sa.Integer, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column("started_at", UtcDateTime()),
+    sa.Column("ended_at", UtcDateTime(), index=True),
+    sa.Index("ix_command_created_at_id", "created_at", "id"),
+    sa.Index("ix_command_state_created_at_id", "state", "created_at", "id"),
+    sa.Index("ix_command_type_created_at_id", "type", "created_at", "id"),
+    sa.Index("ix_command_entity_id_created_at_id", "entity_id", "created_at", "id"),
+)
+sa.Index(
+    "ix_command_open_shard",
+    command.c.shard,
+    sqlite_where=command.c.ended_at.is_(None),
+    postgresql_where=command.c.ended_at.is_(None),
+)
+
+# One row for each time that a step was intended; without `ended_at` it may be under way.
+step = sa.Table(
+    "step",
+    metadata,
+    sa.Column("operation_id", sa.String(36), primary_key=True),
+    sa.Column("command_id", sa.String(36), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("verdict", sa.String(16)),
+    sa.Column("host_id", sa.String(36)),
+    sa.Column("children", sa.Integer, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("intended_at", UtcDateTime(), nullable=False),
+    sa.Column("ended_at", UtcDateTime()),
+    sa.UniqueConstraint("command_id", "number"),
+    sa.UniqueConstraint("command_id", "name", "attempt"),
+)
+
+# Which command a client's key stands for, so that asking again asks for nothing new.
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("user", sa.String(255), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("command_id", sa.String(36), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
