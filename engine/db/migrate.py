@@ -32,6 +32,7 @@ async def upgrade(url: str) -> str:
     """
     async with Database(url, busy_timeout_seconds=30.0) as database, database.writing() as connection:
         if connection.dialect.name == "postgresql":
+            await connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         await connection.run_sync(_upgrade)
     return head()
