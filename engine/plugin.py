@@ -170,6 +170,22 @@ class HostStatistics:
     raw: Mapping[str, Any] = field(repr=False)
 
 
+class VmStatus(enum.StrEnum):
+    """What a VM does, as far as is known; the value is the word of the API and of the database."""
+
+    DOWN = "down"
+    WAIT_FOR_LAUNCH = "wait_for_launch"
+    POWERING_UP = "powering_up"
+    UP = "up"
+    PAUSED = "paused"
+    POWERING_DOWN = "powering_down"
+    REBOOT_IN_PROGRESS = "reboot_in_progress"
+    MIGRATING = "migrating"
+    SAVING_STATE = "saving_state"
+    RESTORING_STATE = "restoring_state"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class VmReport:
     """One VM as its host reports it. `status` is the agent's own word (for VDSM: 'Up', 'Down')."""

@@ -36,6 +36,7 @@ from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
 from engine.extensions import load_class
 from engine.hosts.fleet import HostFleet
+from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
@@ -169,6 +170,7 @@ class Service:
                     engine=self.name,
                     drivers=self._drivers,
                     store=HostStore(database),
+                    vms=InventoryStore(database),
                     settings=MonitorSettings.from_values(conf.hosts),
                     on_fenced=self._learn_fenced,
                 )

@@ -112,7 +112,6 @@ host = sa.Table(
     sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
     sa.Column("power_management", sa.JSON),
     sa.Column("fenced_at", UtcDateTime()),
-    sa.Column("vms_reported_at", UtcDateTime()),
     # What was asked of the host's monitor, numbered; done once `heeded_count` has caught up.
     sa.Column("asked", sa.String(32)),
     sa.Column("asked_count", sa.Integer, nullable=False, server_default=sa.text("0")),
@@ -143,6 +142,7 @@ vm = sa.Table(
     sa.Column("destination_id", sa.String(36), index=True),
     sa.Column("operation_id", sa.String(64)),
     sa.Column("missing_since", UtcDateTime()),
+    sa.Column("tried_hosts", sa.JSON),
     sa.Column("exit_code", sa.Integer),
     sa.Column("exit_reason", sa.Integer),
     sa.Column("exit_message", sa.Text, nullable=False, server_default=sa.text("''")),

@@ -55,7 +55,6 @@ class Host:
     version: int = 1
     power_management: Mapping[str, Any] | None = None
     fenced_at: datetime | None = None
-    vms_reported_at: datetime | None = None
     asked: str | None = None
     asked_count: int = 0
     heeded_count: int = 0
@@ -74,7 +73,10 @@ class HostPage:
 
 
 class Placement(NamedTuple):
-    """How a host is called and reached. A tuple, since these are compared by the thousand."""
+    """How a host is called and reached, and how often something was asked of its monitor.
+
+    A tuple, since these are compared by the thousand.
+    """
 
     id: HostId
     name: str
@@ -82,6 +84,7 @@ class Placement(NamedTuple):
     port: int
     driver: str
     shard: ShardId
+    asked_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +102,19 @@ class WatchedHost:
     status_since: datetime
     reported_at: datetime | None
     vm_count: int
+    asked: str | None = None
+    asked_count: int = 0
+    heeded_count: int = 0
 
     @property
     def placement(self) -> Placement:
-        return Placement(self.id, self.name, self.address, self.port, self.driver, self.shard)
+        return Placement(
+            self.id, self.name, self.address, self.port, self.driver, self.shard, self.asked_count
+        )
+
+    def is_where(self, other: WatchedHost) -> bool:
+        """Whether both are called and reached alike."""
+        return self.placement[:-1] == other.placement[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,7 @@ class HostReport:
     reported_at: datetime | None = None
     capabilities: Mapping[str, Any] | None = None
     statistics: Mapping[str, Any] | None = None
+    heeded_count: int = 0
 
     def then(self, later: HostReport) -> HostReport:
         """Both in one. Of two epochs the later one counts: its owner saw the host last."""
@@ -139,6 +152,7 @@ class HostReport:
             reported_at=later.reported_at or self.reported_at,
             capabilities=later.capabilities or self.capabilities,
             statistics=later.statistics or self.statistics,
+            heeded_count=max(self.heeded_count, later.heeded_count),
         )
 
 

@@ -57,8 +57,19 @@ _WATCHED = (
     host.c.status_since,
     host.c.reported_at,
     sa.func.coalesce(host.c.statistics["vm_count"].as_integer(), 0).label("vm_count"),
+    host.c.asked,
+    host.c.asked_count,
+    host.c.heeded_count,
 )
-_PLACED = (host.c.id, host.c.name, host.c.address, host.c.port, host.c.driver, host.c.shard)
+_PLACED = (
+    host.c.id,
+    host.c.name,
+    host.c.address,
+    host.c.port,
+    host.c.driver,
+    host.c.shard,
+    host.c.asked_count,
+)
 _OF_THE_REPORT = (host.c.id == sa.bindparam("of_host")) & (host.c.shard == sa.bindparam("of_shard"))
 _SET_REPORT = (
     host.update()
@@ -77,6 +88,11 @@ _SET_STATUS = (
         status_reason=sa.bindparam("to_reason"),
         status_since=sa.bindparam("to_since"),
     )
+)
+_SET_HEEDED = (
+    host.update()
+    .where(_OF_THE_REPORT & (host.c.heeded_count < sa.bindparam("to_heeded")))
+    .values(heeded_count=sa.bindparam("to_heeded"))
 )
 # Built once: it is the API's most frequent read, and building it costs a quarter of it.
 _CALLED = (
@@ -276,6 +292,8 @@ async def _write(connection: AsyncConnection, reports: Sequence[HostReport], eng
         await connection.execute(_SET_REPORT, answered)
     if changed:
         await connection.execute(_SET_STATUS, changed)
+    if heeded := [_heeded_row(report) for report in reports if report.heeded_count]:
+        await connection.execute(_SET_HEEDED, heeded)
     await events.record_all(connection, (event for report in reports for event in _told(report, engine)))
 
 
@@ -287,6 +305,10 @@ def _report_row(report: HostReport) -> Mapping[str, Any]:
         "to_capabilities": report.capabilities,
         "to_statistics": report.statistics,
     }
+
+
+def _heeded_row(report: HostReport) -> Mapping[str, Any]:
+    return {"of_host": report.host_id, "of_shard": report.shard, "to_heeded": report.heeded_count}
 
 
 def _status_row(report: HostReport) -> Mapping[str, Any]:
