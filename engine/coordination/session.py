@@ -16,6 +16,7 @@ from typing import Any
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.protocol.serialization import Exists, GetChildren, GetData, Sync
+from kazoo.protocol.states import WatchedEvent
 
 from engine.clock import boottime
 from engine.coordination.authority import SessionAuthority, lease_seconds
@@ -87,6 +88,7 @@ class Session:
         self._listeners: list[Callable[[bool], None]] = []
         self._replicas: list[Replica] = []
         self._end_listeners: list[Callable[[str], None]] = []
+        self._event_listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._why_ended = ""
         self._channel = Channel(
@@ -137,22 +139,32 @@ class Session:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def get(self, path: str) -> Node | None:
-        """The node, or None when there is none."""
+    def on_event(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(path)` in the loop at each event of a watch; returns the unsubscribe.
+
+        A watch is set by `watch=True` below, tells once, and is forgotten with the connection. It tells
+        whoever listens: there is one a path, however often it was asked for.
+        """
+        self._event_listeners.append(callback)
+        return lambda: self._event_listeners.remove(callback)
+
+    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+        """The node, or None when there is none. Watched is its data, where it exists."""
         try:
-            data, stat = await self._channel.ask(GetData(path, None))
+            data, stat = await self._channel.ask(GetData(path, _heard if watch else None))
         except NoNodeError:
             return None
         return Node(data or b"", stat_of(stat))
 
-    async def exists(self, path: str) -> Stat | None:
-        stat = await self._channel.ask(Exists(path, None))
+    async def exists(self, path: str, *, watch: bool = False) -> Stat | None:
+        """Watched are its birth, its data and its end."""
+        stat = await self._channel.ask(Exists(path, _heard if watch else None))
         return stat_of(stat) if stat is not None else None
 
-    async def children(self, path: str) -> list[str]:
+    async def children(self, path: str, *, watch: bool = False) -> list[str]:
         """Names of the children, sorted. Raises `NotFound` when there is no such node."""
         try:
-            names: list[str] = await self._channel.ask(GetChildren(path, None))
+            names: list[str] = await self._channel.ask(GetChildren(path, _heard if watch else None))
         except NoNodeError:
             raise NotFound(f"there is no node {path} in ZooKeeper") from None
         return sorted(names)
@@ -334,6 +346,8 @@ class Session:
         for replica in self._replicas:
             if replica.covers(path):
                 replica.on_event(kind, path)
+        for listener in list(self._event_listeners):
+            listener(path)
 
     def _on_change(self, connected: bool) -> None:
         for replica in self._replicas:
@@ -387,6 +401,10 @@ async def open_session(
         yield session
     finally:
         await session._close()
+
+
+def _heard(event: WatchedEvent) -> None:
+    """What kazoo wants as a watcher; events reach us in `_on_event`, in the order of the wire."""
 
 
 def _batches(paths: Sequence[str]) -> list[tuple[str, ...]]:
