@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.db.xact import CurrentXact
+
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """Aware datetimes in, aware UTC datetimes out, also where the database keeps no zone (SQLite)."""
@@ -161,6 +163,8 @@ event = sa.Table(
     sa.Column("engine", sa.String(255)),
     sa.Column("host_id", sa.String(36), index=True),
     sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("xact", sa.BigInteger, nullable=False, default=CurrentXact(), server_default=sa.text("0")),
+    sa.Index("ix_event_xact_id", "xact", "id"),  # the order in which they are followed
 )
 
 # The highest token of each singleton's leadership: a write of a former leader finds a higher one.
