@@ -90,7 +90,10 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             database = await stack.enter_async_context(
                 Database(
-                    chosen.url, busy_timeout_seconds=chosen.busy_timeout_seconds, pool_size=chosen.pool_size
+                    chosen.url,
+                    program=self.name,
+                    busy_timeout_seconds=chosen.busy_timeout_seconds,
+                    pool_size=chosen.pool_size,
                 )
             )
             for name in self.conf.engine.drivers:
@@ -130,6 +133,7 @@ class Service:
 
         await database.check_schema()
         async with open_session(self.settings, on_identity=tell_supervisor) as session:
+            database.work_for(session.identity.session_id)
             try:
                 async with join(session, self._member()) as membership:
                     self.beat.acting_under(session.authority)

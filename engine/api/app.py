@@ -92,7 +92,10 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     conf = options.load([file] if file else [], program="engine-api")
     settings = DatabaseSettings.from_conf(conf)
     database = Database(
-        settings.url, busy_timeout_seconds=settings.busy_timeout_seconds, pool_size=settings.pool_size
+        settings.url,
+        program="api",
+        busy_timeout_seconds=settings.busy_timeout_seconds,
+        pool_size=settings.pool_size,
     )
     cluster = ClusterWatch(options.session_settings(conf))
     drivers = frozenset(installed("engine.drivers"))

@@ -27,6 +27,7 @@ _RENAME = "SELECT set_config('application_name', $1, false)"
 _END_BACKENDS = sa.text(
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND usename = current_user"  # others' may not be ended, and are not an engine's
     " AND starts_with(application_name, :prefix)"
 )
 
