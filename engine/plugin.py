@@ -186,15 +186,41 @@ class VmStatus(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+_VM_WORDS = {
+    "WaitForLaunch": VmStatus.WAIT_FOR_LAUNCH,
+    "Powering up": VmStatus.POWERING_UP,
+    "Up": VmStatus.UP,
+    "Paused": VmStatus.PAUSED,
+    "Powering down": VmStatus.POWERING_DOWN,
+    "RebootInProgress": VmStatus.REBOOT_IN_PROGRESS,
+    "Migration Source": VmStatus.MIGRATING,
+    "Migration Destination": VmStatus.MIGRATING,
+    "Saving State": VmStatus.SAVING_STATE,
+    "Restoring state": VmStatus.RESTORING_STATE,
+    "Down": VmStatus.DOWN,
+}
+_MIGRATION_SUCCEEDED = 4
+
+
 @dataclass(frozen=True, slots=True)
 class VmReport:
-    """One VM as its host reports it. `status` is the agent's own word (for VDSM: 'Up', 'Down')."""
+    """One VM as its host reports it, in VDSM's words, into which other drivers translate theirs."""
 
     vm_id: VmId
     status: str
     exit_code: int | None = None
     exit_reason: int | None = None
     exit_message: str = ""
+
+    @property
+    def meaning(self) -> VmStatus:
+        """What the word means; one that we do not know is `unknown`, not an error."""
+        return _VM_WORDS.get(self.status, VmStatus.UNKNOWN)
+
+    @property
+    def migrated(self) -> bool:
+        """Whether the VM is down here because it now runs at its destination."""
+        return self.meaning is VmStatus.DOWN and self.exit_reason == _MIGRATION_SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,31 +18,8 @@ _S = VmStatus
 RUNNING = frozenset(_S) - {_S.DOWN}
 """Statuses in which a VM takes up room on its host."""
 
-MIGRATION_SUCCEEDED = 4
-"""The agent's exit reason of a VM that now runs at its destination."""
-
 _LAUNCH_GRACE = timedelta(seconds=60)
 """How long a VM that is being created may be missing without a word."""
-
-_WORDS = {
-    "WaitForLaunch": _S.WAIT_FOR_LAUNCH,
-    "Powering up": _S.POWERING_UP,
-    "Up": _S.UP,
-    "Paused": _S.PAUSED,
-    "Powering down": _S.POWERING_DOWN,
-    "RebootInProgress": _S.REBOOT_IN_PROGRESS,
-    "Migration Source": _S.MIGRATING,
-    "Migration Destination": _S.MIGRATING,
-    "Saving State": _S.SAVING_STATE,
-    "Restoring state": _S.RESTORING_STATE,
-    "Down": _S.DOWN,
-}
-
-
-def status_of(word: str) -> VmStatus:
-    """What the agent's word means; one that we do not know is `unknown`, not an error."""
-    return _WORDS.get(word, _S.UNKNOWN)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmState:
@@ -64,12 +41,12 @@ def seen(state: VmState, host: HostId, report: VmReport, at: datetime) -> VmStat
     """`host` said at `at` what the VM does there. What is older than the state changes nothing."""
     if state.host_id != host or at <= state.since:
         return state
-    status = status_of(report.status)
+    status = report.meaning
     if status is not _S.DOWN:
         return _with(state, status, at)
     if state.status is _S.DOWN:
         return state
-    if report.exit_reason == MIGRATION_SUCCEEDED:
+    if report.migrated:
         return _left(state, at, "its migration succeeded")
     ended = _with(state, _S.DOWN, at, report.exit_message)
     return replace(
