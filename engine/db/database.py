@@ -181,7 +181,15 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     async with contextlib.AsyncExitStack() as stack:
         with reached():
             connection = await stack.enter_async_context(engine.connect())
-        yield connection
+        try:
+            yield connection
+        except BaseException:
+            # Why the body failed must not be hidden by a connection that cannot even roll back.
+            try:
+                await connection.rollback()
+            except sa.exc.DBAPIError:
+                await connection.invalidate()
+            raise
 
 
 async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int]) -> None:

@@ -87,7 +87,7 @@ class EpochStore:
 
     @property
     def backends_outlive_engines(self) -> bool:
-        """A server keeps the open transaction of an engine that is frozen; a file's locks are the kernel's."""
+        """A server keeps the open transaction of a frozen engine; a file's locks are the kernel's."""
         return self._database.dialect == "postgresql"
 
     async def end_backends(self, session: int) -> int:
