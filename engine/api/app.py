@@ -17,6 +17,8 @@ from falcon.asgi import App, Response
 
 from engine import options
 from engine.api.cluster import ClusterWatch
+from engine.api.clusters import ClusterResource, Clusters
+from engine.api.commands import Cancellation, CommandResource, Commands, Resolution
 from engine.api.configuration import Configuration, Option
 from engine.api.dependencies import Dependencies
 from engine.api.errors import add_error_handlers
@@ -25,13 +27,19 @@ from engine.api.health import Exposition, Health, Readiness
 from engine.api.hosts import HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
+from engine.api.locking import PresentLocks
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import Singletons
 from engine.api.status import Status
+from engine.api.vms import VmResource, Vms
+from engine.commands.catalogue import load_commands
+from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.extensions import installed
+from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
 
 EngineApp = App[EngineRequest, Response]
@@ -40,6 +48,7 @@ EngineApp = App[EngineRequest, Response]
 def routes(dependencies: Dependencies) -> dict[str, Any]:
     """Every route and the resource behind it."""
     cluster, secrets = dependencies.cluster, dependencies.secrets
+    inventory = InventoryStore(dependencies.database, now=dependencies.now)
     return {
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
@@ -47,6 +56,14 @@ def routes(dependencies: Dependencies) -> dict[str, Any]:
         "/v1/shards/{shard}": Shard(dependencies),
         "/v1/hosts": Hosts(dependencies),
         "/v1/hosts/{host}": HostResource(dependencies),
+        "/v1/vms": Vms(inventory, shards=dependencies.shards),
+        "/v1/vms/{vm}": VmResource(inventory),
+        "/v1/clusters": Clusters(inventory),
+        "/v1/clusters/{cluster}": ClusterResource(inventory),
+        "/v1/commands": Commands(dependencies.commands),
+        "/v1/commands/{command}": CommandResource(dependencies.commands),
+        "/v1/commands/{command}/cancel": Cancellation(dependencies.commands),
+        "/v1/commands/{command}/resolve": Resolution(dependencies.commands),
         "/v1/events": Events(dependencies.database),
         "/v1/singletons": Singletons(cluster),
         "/v1/config": Configuration(cluster, secrets),
@@ -103,6 +120,13 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         database=database,
         hosts=HostStore(database, drivers=drivers),
         cluster=cluster,
+        commands=Submission(
+            store=CommandStore(database),
+            catalogue=load_commands(),
+            locks=PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}"),
+            bump=cluster.bump,
+            shards=conf.sharding.shards,
+        ),
         shards=conf.sharding.shards,
         drivers=drivers,
         secrets=frozenset(

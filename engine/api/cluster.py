@@ -78,11 +78,16 @@ class ClusterWatch:
         """Since when the snapshot may be out of date; None when it is current."""
         return self._stale_since
 
+    @property
+    def session(self) -> Session:
+        """The session of this moment. Raises `Unavailable` while there is none."""
+        if self._session is None or not self._session.connected:
+            raise Unavailable(self._trouble or "ZooKeeper is not connected")
+        return self._session
+
     async def bump(self, shard: ShardId) -> None:
         """Tell the owner of `shard` that something waits for it. Raises `Unavailable`."""
-        session = self._session
-        if session is None or not session.connected:
-            raise Unavailable(self._trouble or "ZooKeeper is not connected")
+        session = self.session
         path = self.paths.inbox_shard(shard)
         data = orjson.dumps({"at": self._now(), "by": "api"})
         try:

@@ -10,6 +10,7 @@ from typing import Protocol
 from engine.api.metrics import Metrics
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
+from engine.commands.submission import Submission
 from engine.db.database import Database
 from engine.hosts.store import HostStore
 from engine.plugin import ShardId
@@ -41,6 +42,7 @@ class Dependencies:
     database: Database
     hosts: HostStore
     cluster: Cluster
+    commands: Submission
     shards: int
     drivers: Collection[str]
     secrets: Collection[str] = ()

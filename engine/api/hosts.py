@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
 
 from engine.api.dependencies import Cluster, Dependencies
+from engine.api.entities import Submit
 from engine.api.fields import Fields, integer, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
 from engine.api.snapshot import ClusterSnapshot
-from engine.errors import EngineError, Unavailable
+from engine.errors import EngineError, NotFound, Unavailable
 from engine.hosts.records import Host, checked_address, checked_driver, checked_name
 from engine.hosts.status import HostStatus
 from engine.hosts.store import SORT_KEYS
@@ -48,7 +50,15 @@ def host_document(host: Host, owner: EngineId | None) -> dict[str, Any]:
         "statistics": host.statistics,
         "reported_at": host.reported_at,
         "created_at": host.created_at,
+        "cluster_id": host.cluster_id,
+        "power_management": _without_password(host.power_management),
+        "fenced_at": host.fenced_at,
+        "version": host.version,
     }
+
+
+def _without_password(agent: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if agent is None else {name: value for name, value in agent.items() if name != "password"}
 
 
 class Hosts:
@@ -112,6 +122,36 @@ class HostResource:
         removed = await self._store.remove(found.id)
         await _bump(self._dependencies.cluster, removed, request)
         response.status = falcon.HTTP_204
+
+
+HOST_ACTIONS: Mapping[str, str] = {
+    "activate": "activate_host",
+    "maintenance": "deactivate_host",
+    "deactivate": "deactivate_host",
+    "approve": "approve_host",
+    "refresh": "refresh_host",
+    "fence": "fence_host",
+    "confirm-rebooted": "confirm_rebooted",
+}
+
+
+class HostAction:
+    """`POST /v1/hosts/{host}/{action}`; `fence` takes `power`: on, off, reboot or status."""
+
+    def __init__(self, dependencies: Dependencies, submit: Submit) -> None:
+        self._store = dependencies.hosts
+        self._submit = submit
+
+    async def on_post(self, request: EngineRequest, response: Response, host: str, action: str) -> None:
+        if action not in HOST_ACTIONS:
+            raise NotFound(f"a host has no action {action[:64]!r}; there are {', '.join(HOST_ACTIONS)}")
+        body = await read_json(request) if request.content_length else {}
+        arguments: dict[str, Any] = {}
+        with Fields(body) as fields:
+            if action == "fence":
+                arguments["power"] = fields.take("power", text)
+        found = await self._store.get(host)
+        await self._submit(request, response, HOST_ACTIONS[action], {"host_id": found.id, **arguments})
 
 
 class _Owners:
