@@ -32,7 +32,12 @@ SHARD_GUARD = (
 
 
 def open_engine(
-    url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 15, statement_seconds: float
+    url: str,
+    *,
+    busy_timeout_seconds: float = 5.0,
+    pool_size: int = 15,
+    statement_seconds: float = postgresql.STATEMENT_SECONDS,
+    answer_seconds: float = postgresql.ANSWER_SECONDS,
 ) -> AsyncEngine:
     """An SQLAlchemy engine as this project uses it. Raises `InvalidInput` for a URL that is none."""
     try:
@@ -50,7 +55,9 @@ def open_engine(
     if dialect.name == "sqlite":
         connect_arguments = sqlite.connect_arguments(busy_timeout_seconds)
     elif dialect.name == "postgresql":
-        connect_arguments = postgresql.connect_arguments(busy_timeout_seconds, statement_seconds)
+        connect_arguments = postgresql.connect_arguments(
+            busy_timeout_seconds, statement_seconds, answer_seconds
+        )
     try:
         return create_async_engine(
             parsed,
@@ -83,14 +90,17 @@ class Database:
         busy_timeout_seconds: float = 5.0,
         pool_size: int = 15,
         statement_seconds: float = postgresql.STATEMENT_SECONDS,
+        answer_seconds: float = postgresql.ANSWER_SECONDS,
     ) -> None:
-        """`program` says whose connections these are, to whoever looks at the server."""
+        """`program` says whose connections these are, to whoever looks at the server; the last two bound
+        a statement there, and how much longer its answer is waited for (PostgreSQL only)."""
         self.url = url
         self._engine = open_engine(
             url,
             busy_timeout_seconds=busy_timeout_seconds,
             pool_size=pool_size,
             statement_seconds=statement_seconds,
+            answer_seconds=answer_seconds,
         )
         self._busy_timeout_seconds = busy_timeout_seconds
         self._names = postgresql.Names(program)

@@ -52,7 +52,10 @@ class LocalPostgres:
     def __init__(
         self, parent: Path | None = None, *, durable: bool = True, settings: Sequence[str] = ()
     ) -> None:
-        """`durable=False` trades safety against a power cut for speed. `settings`: more `name=value`."""
+        """`durable=False` trades safety against a power cut, not against a crash, for speed.
+
+        `settings`: more `name=value`.
+        """
         self._binaries = find_binaries()
         self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="engine-postgres-", dir=parent))
@@ -213,7 +216,6 @@ class LocalPostgres:
             "max_connections=200",
             "dynamic_shared_memory_type=mmap",  # nothing is left in /dev/shm by a crash
             f"fsync={on}",
-            f"synchronous_commit={on}",
             f"full_page_writes={on}",
             *self._settings,
         ):

@@ -37,11 +37,13 @@ def application_name(program: str, session: int | None = None) -> str:
     return (_prefix(session or 0).encode() + program.encode())[:NAME_BYTES].decode(errors="ignore")
 
 
-def connect_arguments(busy_timeout_seconds: float, statement_seconds: float) -> dict[str, Any]:
+def connect_arguments(
+    busy_timeout_seconds: float, statement_seconds: float, answer_seconds: float
+) -> dict[str, Any]:
     """What the driver is to be connected with."""
     return {
         "timeout": busy_timeout_seconds,
-        "command_timeout": statement_seconds + ANSWER_SECONDS,
+        "command_timeout": statement_seconds + answer_seconds,
         "server_settings": {
             "timezone": "UTC",
             "lock_timeout": _milliseconds(busy_timeout_seconds),
