@@ -27,11 +27,17 @@ from oslo_config import cfg
 from engine import options
 from engine.beat import Beat
 from engine.clock import utcnow
+from engine.commands.catalogue import load_commands
+from engine.commands.executor import CommandExecutor
+from engine.commands.services import CommandSettings, Services
+from engine.commands.store import CommandStore
+from engine.coordination.bumps import bump_inbox
 from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
 from engine.coordination.session import Session, open_session
 from engine.db.database import Database
 from engine.db.events import EventStore
+from engine.db.groupcommit import GroupCommit
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
 from engine.extensions import load_class
@@ -39,10 +45,12 @@ from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
+from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
 from engine.service_metrics import serving_metrics
 from engine.sharding.ownership import Ownership
 from engine.sharding.partitioners import PartitionerContext
+from engine.sharding.several import SeveralWorks
 from engine.sharding.store import EpochStore
 from engine.singletons.loading import load_singletons
 from engine.singletons.runner import SingletonRunner, settings_from
@@ -179,17 +187,25 @@ class Service:
                     on_fenced=self._learn_fenced,
                 )
             )
+            work = SeveralWorks(fleet)
             ownership = await stack.enter_async_context(
                 Ownership(
                     session=session,
                     membership=membership,
                     partitioner=partitioner,
                     store=EpochStore(database),
-                    work=fleet,
+                    work=work,
                     shards=conf.sharding.shards,
                     settings=options.ownership_settings(conf),
                 )
             )
+            executor = await stack.enter_async_context(
+                CommandExecutor(
+                    self._command_services(database, session, fleet, ownership.incarnation),
+                    on_fenced=self._learn_fenced,
+                )
+            )
+            work.add(executor)
             self.fleet, self._ownership = fleet, ownership
             self.beat.ready()
             LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
@@ -198,7 +214,7 @@ class Service:
                 tasks = [
                     group.create_task(ownership.run(), name="ownership"),
                     group.create_task(self._watch_database(database, membership), name="database"),
-                    group.create_task(self._heed_inbox(session, fleet), name="inbox"),
+                    group.create_task(self._heed_inbox(session, fleet, executor), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
@@ -229,8 +245,31 @@ class Service:
         async with self._singletons.serving(session, incarnation=incarnation):
             await until.wait()
 
-    async def _heed_inbox(self, session: Session, fleet: HostFleet) -> None:
-        """Whoever changes hosts bumps their shard's node; the fleet compares its rows at once."""
+    def _command_services(
+        self, database: Database, session: Session, fleet: HostFleet, incarnation: int
+    ) -> Services:
+        conf = self.conf.commands
+        quarantine = conf.quarantine_seconds
+        return Services(
+            engine=self.name,
+            shards=self.conf.sharding.shards,
+            store=CommandStore(database),
+            ledger=GroupCommit(database),
+            locks=Locks(session, engine=self.name, incarnation=incarnation),
+            connections=fleet,
+            catalogue=load_commands(),
+            bump=lambda shard: bump_inbox(session, shard, by=self.name),
+            settings=CommandSettings(
+                quarantine_seconds=session.identity.timeout_seconds * 2 if quarantine is None else quarantine,
+                # Of the time that a handover may take the monitors need some, too.
+                handover_seconds=self.conf.sharding.handover_seconds * 0.6,
+                look_seconds=conf.look_seconds,
+                concurrent=conf.concurrent,
+            ),
+        )
+
+    async def _heed_inbox(self, session: Session, fleet: HostFleet, executor: CommandExecutor) -> None:
+        """Whoever changes hosts or submits commands bumps their shard's node: look at once."""
         changed: asyncio.Queue[frozenset[str]] = asyncio.Queue()
         await session.ensure(session.paths.inbox)
         async with session.replica(session.paths.inbox) as inbox:
@@ -238,7 +277,9 @@ class Service:
             try:
                 while True:
                     names = await changed.get()
-                    await fleet.refresh([ShardId(int(name)) for name in names if name.isdecimal()])
+                    shards = [ShardId(int(name)) for name in names if name.isdecimal()]
+                    executor.refresh(shards)
+                    await fleet.refresh(shards)
             finally:
                 unsubscribe()
 

@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Self
 
-import orjson
-
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
+from engine.coordination.bumps import bump_inbox
 from engine.coordination.membership import observe_members
-from engine.coordination.operations import Create, Reason, Rejected, SetData
 from engine.coordination.paths import Paths
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import EngineError, Unavailable
@@ -88,11 +86,9 @@ class ClusterWatch:
     async def bump(self, shard: ShardId) -> None:
         """Tell the owner of `shard` that something waits for it. Raises `Unavailable`."""
         session = self.session
-        path = self.paths.inbox_shard(shard)
-        data = orjson.dumps({"at": self._now(), "by": "api"})
         try:
             async with asyncio.timeout(BUMP_SECONDS):
-                await _set_or_create(session, path, data)
+                await bump_inbox(session, shard, by="api")
         except TimeoutError:
             raise Unavailable(f"ZooKeeper did not answer within {BUMP_SECONDS:g} s") from None
 
@@ -168,13 +164,3 @@ class ClusterWatch:
     def _not_current(self, why: str) -> None:
         self._trouble = why
         self._stale_since = self._stale_since or self._now()
-
-
-async def _set_or_create(session: Session, path: str, data: bytes) -> None:
-    try:
-        await session.commit(SetData(path, data))
-    except Rejected as refused:
-        if refused.reason is not Reason.ABSENT:
-            raise
-        with contextlib.suppress(Rejected):  # another process has just created it: that is a bump too
-            await session.commit(Create(path, data))

@@ -209,6 +209,8 @@ class Run:
             await self._write(record_and_move_on)
         except (AuthorityLost, Fenced, Unavailable, _Left):
             raise
+        except GoBack as back:
+            await self._go_back(record, back)
         except Exception:  # whose fault it is shows when the two are written apart
             self._unsent = None
             await self._try_to_write(record_alone, recording=record)
@@ -449,7 +451,7 @@ class Run:
             if recording is None:
                 raise
             await self._go_back(recording, back)
-        except (AuthorityLost, Fenced, Unavailable):
+        except (AuthorityLost, Fenced, Unavailable, _Left):
             raise
         except Exception as error:
             if not isinstance(error, REFUSALS):

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.commands.records import CommandRecord, CommandState, History, StepRecord, StepState, Verdict
 from engine.db.database import Database, guard_shards
-from engine.db.tables import command, idempotency, shard, step
+from engine.db.tables import UtcDateTime, command, idempotency, shard, step
 from engine.errors import Conflict, Fenced, NotFound
 from engine.plugin import ChildOutcome, EngineId, ShardId
 
@@ -69,6 +69,34 @@ class CommandStore:
         async with self.database.reading() as connection:
             rows = {row.id: row.ended_at for row in await connection.execute(query)}
         return {id for id, ended in rows.items() if ended is not None}, set(ids) - rows.keys()
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        states: Collection[CommandState] = (),
+        types: Collection[str] = (),
+        entity: str | None = None,
+        parent: str | None = None,
+    ) -> list[CommandRecord]:
+        """Up to `limit` commands, the newest first, of those that follow `after` in this order."""
+        query = sa.select(command).order_by(command.c.created_at.desc(), command.c.id.desc()).limit(limit)
+        if after is not None:
+            at, id = after
+            place = sa.tuple_(command.c.created_at, command.c.id)
+            query = query.where(place < sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id)))
+        if states:
+            query = query.where(_one_of(command.c.state, [str(state) for state in states]))
+        if types:
+            query = query.where(_one_of(command.c.type, list(types)))
+        if entity is not None:
+            query = query.where(command.c.entity_id == entity)
+        if parent is not None:
+            query = query.where(command.c.parent_id == parent)
+        async with self.database.reading() as connection:
+            rows = await connection.execute(query)
+            return [CommandRecord.from_row(dict(row._mapping)) for row in rows]
 
     # --- owners -----------------------------------------------------------------------------------
 
@@ -219,6 +247,11 @@ async def cancel_children(connection: AsyncConnection, operation_id: str) -> lis
         .returning(command.c.shard)
     )
     return [ShardId(row.shard) for row in rows]
+
+
+def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """An equality where it can be one, so that an index in the list's order serves."""
+    return column == values[0] if len(values) == 1 else column.in_(values)
 
 
 def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:

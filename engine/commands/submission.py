@@ -55,7 +55,7 @@ class Submission:
         *,
         store: CommandStore,
         catalogue: Catalogue,
-        locks: Callable[[], CommandLocks],
+        locks: Callable[[], Awaitable[CommandLocks]],
         bump: Callable[[ShardId], Awaitable[None]],
         shards: int,
         now: Callable[[], datetime] = utcnow,
@@ -122,7 +122,7 @@ class Submission:
         record = (await self.store.history(command_id)).command
         if record.ended and record.has_locks:
             with contextlib.suppress(EngineError):  # else the sweeper does it
-                await self._locks().release_command(command_id)
+                await (await self._locks()).release_command(command_id)
         await self._tell(shard)
         return record
 
@@ -171,7 +171,7 @@ class Submission:
         if waits or not record.has_locks:
             await self._insert(None if waits else command, record, None, key, digest)
             return
-        locks = self._locks()
+        locks = await self._locks()
         wanted = command.locks()
         try:
             token = await locks.take_for_command(

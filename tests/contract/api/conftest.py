@@ -14,12 +14,16 @@ from falcon.testing import ASGIConductor
 from engine.api.app import create_app
 from engine.api.dependencies import Dependencies
 from engine.api.snapshot import ClusterSnapshot
+from engine.commands.catalogue import load_commands
+from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
 from engine.coordination.membership import Member
 from engine.coordination.operations import Node, Stat
 from engine.db import migrate
 from engine.db.database import Database
 from engine.errors import Unavailable
 from engine.hosts.store import HostStore
+from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 
 SHARDS = 8
@@ -103,6 +107,10 @@ def cluster() -> GivenCluster:
     return given
 
 
+async def no_locks() -> Locks:
+    raise Unavailable("this cluster has no ZooKeeper")
+
+
 @asynccontextmanager
 async def conducting(
     database: Database, cluster: GivenCluster, drivers: tuple[str, ...] = ("vdsm", "libvirt")
@@ -113,6 +121,13 @@ async def conducting(
             database=database,
             hosts=HostStore(database, drivers=drivers),
             cluster=cluster,
+            commands=Submission(
+                store=CommandStore(database),
+                catalogue=load_commands(),
+                locks=no_locks,
+                bump=cluster.bump,
+                shards=SHARDS,
+            ),
             shards=SHARDS,
             drivers=drivers,
             secrets={"database/url"},
