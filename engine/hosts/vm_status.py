@@ -21,6 +21,7 @@ RUNNING = frozenset(_S) - {_S.DOWN}
 _LAUNCH_GRACE = timedelta(seconds=60)
 """How long a VM that is being created may be missing without a word."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmState:
     """The part of a VM's row that reports change. `held`: a command is creating it there."""
