@@ -26,7 +26,7 @@ from oslo_config import cfg
 
 from engine import options
 from engine.beat import Beat
-from engine.clock import utcnow
+from engine.clock import boottime, utcnow
 from engine.commands.catalogue import load_commands
 from engine.commands.executor import CommandExecutor
 from engine.commands.services import CommandSettings, Services
@@ -294,25 +294,28 @@ class Service:
 
     async def _watch_database(self, database: Database, membership: Membership) -> None:
         """Advertise whether the database answers; give up where others reach it and we do not."""
-        silent = 0.0
+        answered_at = boottime()
+        down = False
         while True:
             await asyncio.sleep(DATABASE_PING_SECONDS)
             try:
                 async with asyncio.timeout(DATABASE_PING_SECONDS):
                     await database.ping()
             except (Unavailable, TimeoutError) as error:
-                silent += DATABASE_PING_SECONDS
-                if silent == DATABASE_PING_SECONDS:
-                    LOG.warning("the database does not answer: %s", error)
+                silent = boottime() - answered_at
+                if not down:
+                    LOG.warning("the database does not answer: %s", str(error) or "no answer in time")
                     await membership.update(db="down")
+                    down = True
                 others = [m for m in membership.members if m.engine != self.name]
                 if silent >= DATABASE_PATIENCE_SECONDS and any(m.db == "ok" for m in others):
                     raise DatabaseCut(f"no answer from the database for {silent:.0f} s: {error}") from error
             else:
-                if silent:
+                if down:
                     LOG.info("the database answers again")
                     await membership.update(db="ok")
-                silent = 0.0
+                    down = False
+                answered_at = boottime()
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
