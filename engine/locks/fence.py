@@ -7,7 +7,8 @@ nonce is never used again. `check()` stands before every other side effect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from engine.coordination.operations import Check
 from engine.errors import AuthorityLost
@@ -29,6 +30,8 @@ class Fence:
         self.token = token
         self.lost = asyncio.Event()
         self.why = ""
+        self._body: asyncio.Task[object] | None = None
+        self._cut = False
 
     @property
     def keys(self) -> frozenset[Key]:
@@ -52,3 +55,27 @@ class Fence:
         if not self.lost.is_set():
             self.why = why
             self.lost.set()
+            if self._body is not None:
+                self._cut = True
+                self._body.cancel()
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Cancel the body when the lock is lost, and raise `AuthorityLost` in its place.
+
+        As `authority.cancelled_by`, without a task: a lock is held for a millisecond.
+        """
+        body = self._body = asyncio.current_task()
+        assert body is not None
+        try:
+            yield
+        except asyncio.CancelledError:
+            # More requests than ours mean that somebody else cancels the body too: that one wins.
+            if self._cut and body.uncancel() == 0:
+                raise AuthorityLost(f"the lock is over: {self.why}") from None
+            raise
+        finally:
+            self._body = None
+        if self._cut:  # the body ended just before the cancellation could reach it
+            body.uncancel()
+            raise AuthorityLost(f"the lock is over: {self.why}")

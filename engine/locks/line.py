@@ -39,6 +39,9 @@ class Place:
         self._prefix = f"{prefix}-"
         self._data = data
         self._name = ""
+        self._left = False
+        self.alone = True
+        """Nobody was behind, when last looked at."""
 
     async def join(self) -> None:
         """Queue up at the end."""
@@ -64,6 +67,7 @@ class Place:
                 raise Displaced(f"the place {self._line}/{self._name} is gone")
             at = names.index(self._name)
             if at == 0:
+                self.alone = len(names) == 1
                 return
             before = f"{self._line}/{names[at - 1]}"
             with self._watches.on(before) as bell:
@@ -75,14 +79,22 @@ class Place:
         """For the transaction that takes the lock."""
         return Delete(f"{self._line}/{self._name}")
 
+    def left(self) -> None:
+        """That transaction held."""
+        self._left = True
+
     async def leave(self) -> None:
         """Remove what is left of this place, and the line with it when it was the last."""
         while not self._session.ended.is_set():
             try:
-                self._name = self._name or await self._found()
-                if self._name:
-                    await self._delete(f"{self._line}/{self._name}")
-                await self._delete(self._line)
+                if not self._left:
+                    self._name = self._name or await self._found()
+                    if self._name:
+                        await self._delete(f"{self._line}/{self._name}")
+                    self._left = True
+                # Whoever is there now looks after leaving, as we do: the last one finds nobody.
+                if not await self._names():
+                    await self._delete(self._line)
                 return
             except Unavailable:
                 with contextlib.suppress(Unavailable):

@@ -16,11 +16,10 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from engine.clock import boottime, utcnow
-from engine.coordination.authority import cancelled_by
 from engine.coordination.operations import MalformedNode
 from engine.coordination.session import Session
 from engine.coordination.tokens import token_of
-from engine.errors import AuthorityLost, Conflict, InvalidInput, NotFound, Unavailable
+from engine.errors import AuthorityLost, Conflict, EngineError, InvalidInput, NotFound, Unavailable
 from engine.locks.commits import GroupCommit
 from engine.locks.fence import Fence
 from engine.locks.holds import AlreadyHeld, Hold, HoldView, LockRefused, nonce_of_command
@@ -49,6 +48,7 @@ LOG = logging.getLogger(__name__)
 SWEEP_AFTER_SECONDS = 60.0
 """A command that has not appeared this long after its hold was seen will not come any more."""
 _LEAVE_SECONDS = 1.0
+_AGAIN_SECONDS = 0.2
 
 
 class Locks:
@@ -106,7 +106,7 @@ class Locks:
         """
         fence = await self.take(Wanted.of(exclusive, shared), wait=wait, reason=reason, user=user)
         try:
-            async with cancelled_by(fence.lost, lambda: f"the lock is over: {fence.why}"):
+            with fence.scope():
                 yield fence
         finally:
             await self.give_back(fence)
@@ -150,8 +150,14 @@ class Locks:
         fence.end("it was released")
         if removed or self._session.ended.is_set():
             return
-        releasing = self._session.background(self._release(fence), name=f"release {fence.nonce}")
-        await asyncio.wait({releasing}, timeout=_LEAVE_SECONDS)
+        outcome = self._releases.submit(fence.nonce, fence.modes)
+        try:
+            await asyncio.wait({outcome}, timeout=_LEAVE_SECONDS)
+            if not outcome.done() or outcome.exception() is not None:
+                await asyncio.wait({self._insist(fence, outcome)}, timeout=_LEAVE_SECONDS)
+        except asyncio.CancelledError:
+            self._insist(fence, outcome)
+            raise
 
     # --- locks of commands ------------------------------------------------------------------------
 
@@ -265,15 +271,22 @@ class Locks:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    async def _release(self, fence: Fence) -> None:
-        try:
-            while not self._session.ended.is_set():
-                with contextlib.suppress(Unavailable):
-                    await steadily(self._session, lambda: self._releases.end(fence.nonce, fence.modes))
-                    return
-                await asyncio.sleep(0)
-        except AuthorityLost:
-            return  # the session is over, and the hold with it
+    def _insist(self, fence: Fence, outcome: asyncio.Future[int]) -> asyncio.Task[None]:
+        return self._session.background(self._release(fence, outcome), name=f"release {fence.nonce}")
+
+    async def _release(self, fence: Fence, outcome: asyncio.Future[int]) -> None:
+        """Until it is certain: a hold that stayed behind in a living session would stay for good."""
+        with contextlib.suppress(EngineError):
+            await outcome
+            return
+        while not self._session.ended.is_set():
+            try:
+                await steadily(self._session, lambda: self._releases.end(fence.nonce, fence.modes))
+                return
+            except Unavailable:
+                await asyncio.sleep(_AGAIN_SECONDS)
+            except AuthorityLost:
+                return  # the session is over, and the hold with it
 
     async def _guard(self) -> None:
         """Hear of holds that are removed by force: that sets the data of /holds, which we watch."""

@@ -4,6 +4,7 @@ a whole and hurts no later holder; it may therefore be repeated until it is cert
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Mapping
 
@@ -19,6 +20,11 @@ class Releases:
     def __init__(self, session: Session, commits: GroupCommit) -> None:
         self._session = session
         self._commits = commits
+
+    def submit(self, nonce: str, modes: Mapping[Key, Mode]) -> asyncio.Future[int]:
+        """The first try of `end`, which in most cases is the only one needed."""
+        steps = releasing(self._session.paths, nonce, modes)
+        return self._commits.submit([step.operation for step in steps])
 
     async def end(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import pytest
 
@@ -12,11 +11,9 @@ from engine.coordination.local import LocalServer
 from engine.coordination.session import Create, Rejected, Session, SessionSettings
 from engine.errors import AuthorityLost, InvalidInput
 from engine.locks.keys import Wanted
-from engine.locks.lock import FOREVER, AlreadyHeld, Locks, LockRefused, Mode
+from engine.locks.lock import FOREVER, AlreadyHeld, LockRefused, Locks, Mode
 from tests.contract.coordination.conftest import settings_for
 from tests.contract.locks.conftest import INCARNATION, Engine, engine_on, left, nothing_left, waiting
-
-SOON = timedelta(seconds=5)
 
 
 async def test_who_is_refused_is_told_everything_about_the_holder(a: Engine, b: Engine) -> None:
@@ -188,12 +185,18 @@ async def test_the_scope_is_cancelled_when_the_authority_ends(
 ) -> None:
     link = zookeeper.link()
     async with engine_on(settings_for(link.hosts, settings.cluster), "cut-off") as engine:
-        with pytest.raises(AuthorityLost):
+        fences = []
+
+        async def body() -> None:
             async with asyncio.timeout(10), engine.locks.acquire(exclusive={"vm:1"}) as fence:
+                fences.append(fence)
                 link.sever()
                 await asyncio.Event().wait()
-        assert fence.lost.is_set()
-        assert fence.remaining_seconds() == 0.0
+
+        with pytest.raises(AuthorityLost):
+            await body()
+        assert fences[0].lost.is_set()
+        assert fences[0].remaining_seconds() == 0.0
 
 
 async def test_a_container_that_a_crash_left_empty_is_replaced(a: Engine, onlooker: Session) -> None:
