@@ -24,7 +24,7 @@ from engine.api.dependencies import Dependencies
 from engine.api.errors import add_error_handlers
 from engine.api.events import Events
 from engine.api.health import Exposition, Health, Readiness
-from engine.api.hosts import HostResource, Hosts
+from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
 from engine.api.locking import PresentLocks
@@ -32,7 +32,7 @@ from engine.api.members import Members
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import Singletons
 from engine.api.status import Status
-from engine.api.vms import VmResource, Vms
+from engine.api.vms import VmAction, VmResource, Vms
 from engine.commands.catalogue import load_commands
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
@@ -56,8 +56,10 @@ def routes(dependencies: Dependencies) -> dict[str, Any]:
         "/v1/shards/{shard}": Shard(dependencies),
         "/v1/hosts": Hosts(dependencies),
         "/v1/hosts/{host}": HostResource(dependencies),
+        "/v1/hosts/{host}/{action}": HostAction(dependencies),
         "/v1/vms": Vms(inventory, shards=dependencies.shards),
         "/v1/vms/{vm}": VmResource(inventory),
+        "/v1/vms/{vm}/{action}": VmAction(inventory, dependencies.hosts, dependencies.commands),
         "/v1/clusters": Clusters(inventory),
         "/v1/clusters/{cluster}": ClusterResource(inventory),
         "/v1/commands": Commands(dependencies.commands),

@@ -1,26 +1,18 @@
-"""What entities that people change share: versions as ETags, checked changes, actions as commands."""
+"""What entities that people change share: versions as ETags, and checked changes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
 
 from engine.api.fields import Fields, integer
-from engine.api.http import EngineRequest, answer
+from engine.api.http import answer
 from engine.errors import InvalidInput
 from engine.hosts.inventory.store import VersionConflict
-
-
-class Submit(Protocol):
-    """Has a command accepted and answers the request with it; `commands.py` has it."""
-
-    async def __call__(
-        self, request: EngineRequest, response: Response, type: str, arguments: Mapping[str, Any]
-    ) -> None: ...
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from engine.api.commands import submit_action
 from engine.api.dependencies import Cluster, Dependencies
-from engine.api.entities import Submit
 from engine.api.fields import Fields, integer, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
 from engine.api.snapshot import ClusterSnapshot
@@ -138,9 +138,9 @@ HOST_ACTIONS: Mapping[str, str] = {
 class HostAction:
     """`POST /v1/hosts/{host}/{action}`; `fence` takes `power`: on, off, reboot or status."""
 
-    def __init__(self, dependencies: Dependencies, submit: Submit) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
         self._store = dependencies.hosts
-        self._submit = submit
+        self._submission = dependencies.commands
 
     async def on_post(self, request: EngineRequest, response: Response, host: str, action: str) -> None:
         if action not in HOST_ACTIONS:
@@ -151,7 +151,8 @@ class HostAction:
             if action == "fence":
                 arguments["power"] = fields.take("power", text)
         found = await self._store.get(host)
-        await self._submit(request, response, HOST_ACTIONS[action], {"host_id": found.id, **arguments})
+        arguments["host_id"] = found.id
+        await submit_action(request, response, self._submission, HOST_ACTIONS[action], arguments)
 
 
 class _Owners:

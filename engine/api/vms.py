@@ -12,8 +12,8 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from engine.api.commands import submit_action
 from engine.api.entities import (
-    Submit,
     answer_version,
     boolean,
     if_matching,
@@ -23,6 +23,7 @@ from engine.api.entities import (
 )
 from engine.api.fields import Fields, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.commands.submission import Submission
 from engine.errors import NotFound
 from engine.hosts.inventory.records import (
     AFFINITIES,
@@ -33,6 +34,7 @@ from engine.hosts.inventory.records import (
     checked_word,
 )
 from engine.hosts.inventory.store import VM_SORT_KEYS, InventoryStore
+from engine.hosts.store import HostStore
 from engine.plugin import VmStatus
 
 VM_ACTIONS: Mapping[str, str] = {
@@ -156,10 +158,10 @@ class VmResource:
 class VmAction:
     """`POST /v1/vms/{vm}/{action}`; `run` and `migrate` take the name or id of a `host`."""
 
-    def __init__(self, inventory: InventoryStore, submit: Submit, host_id: Callable[[str], Any]) -> None:
+    def __init__(self, inventory: InventoryStore, hosts: HostStore, submission: Submission) -> None:
         self._inventory = inventory
-        self._submit = submit
-        self._host_id = host_id
+        self._hosts = hosts
+        self._submission = submission
 
     async def on_post(self, request: EngineRequest, response: Response, vm: str, action: str) -> None:
         if action not in VM_ACTIONS:
@@ -169,8 +171,8 @@ class VmAction:
             host = fields.take("host", text, default=None) if action in _PLACED else None
         arguments: dict[str, Any] = {"vm_id": (await self._inventory.vm(vm)).id}
         if host is not None:
-            arguments["host_id"] = await self._host_id(host)
-        await self._submit(request, response, VM_ACTIONS[action], arguments)
+            arguments["host_id"] = (await self._hosts.get(host)).id
+        await submit_action(request, response, self._submission, VM_ACTIONS[action], arguments)
 
 
 def _status(value: Any) -> VmStatus:
