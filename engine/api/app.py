@@ -28,6 +28,7 @@ from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
 from engine.api.locking import PresentLocks
+from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import Singletons
@@ -66,6 +67,9 @@ def routes(dependencies: Dependencies) -> dict[str, Any]:
         "/v1/commands/{command}": CommandResource(dependencies.commands),
         "/v1/commands/{command}/cancel": Cancellation(dependencies.commands),
         "/v1/commands/{command}/resolve": Resolution(dependencies.commands),
+        "/v1/locks": LockList(dependencies.locks),
+        "/v1/locks/{lock}": LockResource(dependencies.locks),
+        "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database),
         "/v1/singletons": Singletons(cluster),
         "/v1/config": Configuration(cluster, secrets),
@@ -117,6 +121,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         pool_size=settings.pool_size,
     )
     cluster = ClusterWatch(options.session_settings(conf))
+    locks = PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}")
     drivers = frozenset(installed("engine.drivers"))
     dependencies = Dependencies(
         database=database,
@@ -125,10 +130,11 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         commands=Submission(
             store=CommandStore(database),
             catalogue=load_commands(),
-            locks=PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}"),
+            locks=locks,
             bump=cluster.bump,
             shards=conf.sharding.shards,
         ),
+        locks=locks,
         shards=conf.sharding.shards,
         drivers=drivers,
         secrets=frozenset(

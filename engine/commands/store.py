@@ -181,6 +181,19 @@ async def change(connection: AsyncConnection, record: CommandRecord, **changes: 
     return dataclasses.replace(record, **{"cancel_requested": row.cancel_requested, **changes})
 
 
+async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
+    """Its locks are about to be released by force: no guarded write of it, or of its children, holds any
+    more. Its shard, if there is such a command and it has not ended."""
+    stripped = await connection.execute(
+        command.update()
+        .where(command.c.id == command_id, command.c.ended_at.is_(None))
+        .values(lock_token=None)
+        .returning(command.c.shard)
+    )
+    row = stripped.one_or_none()
+    return ShardId(row.shard) if row is not None else None
+
+
 async def insert_step(connection: AsyncConnection, record: StepRecord) -> None:
     await connection.execute(step.insert().values(dataclasses.asdict(record)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,7 +113,10 @@ async def no_locks() -> Locks:
 
 @asynccontextmanager
 async def conducting(
-    database: Database, cluster: GivenCluster, drivers: tuple[str, ...] = ("vdsm", "libvirt")
+    database: Database,
+    cluster: GivenCluster,
+    drivers: tuple[str, ...] = ("vdsm", "libvirt"),
+    locks: Callable[[], Awaitable[Locks]] = no_locks,
 ) -> AsyncIterator[ASGIConductor]:
     """A client of an app over these."""
     app = create_app(
@@ -124,10 +127,11 @@ async def conducting(
             commands=Submission(
                 store=CommandStore(database),
                 catalogue=load_commands(),
-                locks=no_locks,
+                locks=locks,
                 bump=cluster.bump,
                 shards=SHARDS,
             ),
+            locks=locks,
             shards=SHARDS,
             drivers=drivers,
             secrets={"database/url"},
