@@ -38,6 +38,7 @@ from engine.coordination.session import Session, open_session
 from engine.db.database import Database
 from engine.db.events import EventStore
 from engine.db.groupcommit import GroupCommit
+from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
 from engine.extensions import load_class
@@ -143,7 +144,9 @@ class Service:
         async with open_session(self.settings, on_identity=tell_supervisor) as session:
             database.work_for(session.identity.session_id)
             try:
-                async with join(session, self._member()) as membership:
+                member = self._member(await identity(database))
+                async with join(session, member) as membership:
+                    require_one_database(membership)
                     self.beat.acting_under(session.authority)
                     async with session.authority.scope():
                         await self._act(database, session, membership)
@@ -153,7 +156,7 @@ class Service:
                 self.beat.acting_under(None)
         self.beat.ended(session.identity)
 
-    def _member(self) -> Member:
+    def _member(self, database: str) -> Member:
         conf = self.conf
         return Member(
             engine=self.name,
@@ -167,6 +170,7 @@ class Service:
             db="ok",
             shards=conf.sharding.shards,
             partitioner=conf.sharding.partitioner,
+            database=database,
         )
 
     async def _act(self, database: Database, session: Session, membership: Membership) -> None:
@@ -203,6 +207,7 @@ class Service:
                 CommandExecutor(
                     self._command_services(database, session, fleet, ownership.incarnation),
                     on_fenced=self._learn_fenced,
+                    on_told=fleet.refresh,
                 )
             )
             work.add(executor)
@@ -316,6 +321,19 @@ class Service:
                     await membership.update(db="ok")
                     down = False
                 answered_at = boottime()
+
+
+def require_one_database(membership: Membership) -> None:
+    """Raise `Conflict` where a member works on another database, or on this SQLite file from elsewhere."""
+    mine = membership.me.database
+    for member in membership.members:
+        if member.database and member.database != mine:
+            raise Conflict(
+                f"{member.engine} ({member.address}, pid {member.pid}) works on another database than this"
+                f" engine ({member.database}; here {mine}): engines of a cluster share one, and engines on"
+                " several machines cannot share an SQLite file; set [database] url alike, to PostgreSQL"
+                " where there are several machines"
+            )
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -34,11 +34,17 @@ class CommandExecutor:
     """`on_fenced` is told of shards that turned out to have a later owner."""
 
     def __init__(
-        self, services: Services, *, on_fenced: Callable[[frozenset[ShardId]], None] | None = None
+        self,
+        services: Services,
+        *,
+        on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+        on_told: Callable[[Collection[ShardId]], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_told`: whoever else looks at the rows of shards that are our own."""
         self._services = dataclasses.replace(services, bump=self._bump)
         self._tell = services.bump
         self._on_fenced = on_fenced
+        self._on_told = on_told
         self._claims: dict[ShardId, ShardClaim] = {}
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._unread: set[ShardId] = set()
@@ -203,6 +209,8 @@ class CommandExecutor:
         """Tell a shard's owner; where that is ourselves no message is needed."""
         if shard in self._claims:
             self.refresh([shard])
+            if self._on_told is not None:
+                await self._on_told([shard])
         else:
             try:
                 await self._tell(shard)

@@ -302,7 +302,7 @@ TABLE: Mapping[type[Observation], Mapping[HostStatus, Decision]] = {
         ),
         **_each({_S.PREPARING_FOR_MAINTENANCE, _S.MAINTENANCE}, _stay),
     },
-    PowerCut: {**_each(frozenset(_S), _to(_S.DOWN)), _S.MAINTENANCE: _stay},
+    PowerCut: _each(frozenset(_S), _to(_S.DOWN)),
     CapabilitiesOk: _each(MONITORED, _stay),
     StatisticsOk: {
         **_each(PROVING, _up_once_capable),

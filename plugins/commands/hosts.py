@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from engine.plugin import (
     Child,
@@ -47,11 +47,18 @@ async def ask_monitor(rows: Rows, host: Mapping[str, Any], wish: str) -> None:
     rows.tell(host["id"])
 
 
+class OfHost(Protocol):
+    """Arguments that name a host."""
+
+    @property
+    def host_id(self) -> str: ...
+
+
 class HostCommand(Command):
     """A command about one host, which it has for itself. `allowed`: the statuses that it wants."""
 
     arguments_type: ClassVar[type] = HostArguments
-    arguments: HostArguments
+    arguments: OfHost
     attempts = _ROUNDS
     allowed: ClassVar[frozenset[str]] = frozenset()
 

@@ -33,13 +33,16 @@ async def site(tmp_path: Path, zookeeper: LocalServer, cluster_name: str) -> Asy
 
     pace = Pace(launch_seconds=0.05, boot_seconds=0.1, shutdown_seconds=0.1, migrate_seconds=0.2)
     log = WitnessLog(tmp_path / "log")
-    async with Database(url) as database, open_session(settings) as session:
-        async with Site(log=log, pace=pace, power=power) as simulated:
-            sockets = [bound_socket(0) for _ in range(3)]
-            ports = [sock.getsockname()[1] for sock in sockets]
-            for sock in sockets:
-                sock.close()
-            async with (fleet := Fleet(simulated, ports)):
-                made = VmSite(list(fleet.hosts.values()), tmp_path / "log", database, session)
-                await made.add_hosts()
-                yield made
+    async with (
+        Database(url) as database,
+        open_session(settings) as session,
+        Site(log=log, pace=pace, power=power) as simulated,
+    ):
+        sockets = [bound_socket(0) for _ in range(3)]
+        ports = [sock.getsockname()[1] for sock in sockets]
+        for sock in sockets:
+            sock.close()
+        async with (fleet := Fleet(simulated, ports)):
+            made = VmSite(list(fleet.hosts.values()), tmp_path / "log", database, session)
+            await made.add_hosts()
+            yield made

@@ -18,6 +18,7 @@ from engine.commands.submission import Submission
 from engine.coordination.session import Session
 from engine.db.database import Database
 from engine.db.groupcommit import GroupCommit
+from engine.db.tables import host
 from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.records import Vm
 from engine.hosts.inventory.store import InventoryStore
@@ -28,8 +29,8 @@ from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 from engine.sharding.store import EpochStore
+from plugins.commands import fencing, migration, vms
 from plugins.commands import hosts as host_commands
-from plugins.commands import migration, vms
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
 from plugins.simulator.log import Request, read_requests
@@ -64,6 +65,8 @@ CATALOGUE = Catalogue(
         "cancel_migration": migration.CancelMigration,
         "activate_host": host_commands.ActivateHost,
         "deactivate_host": host_commands.DeactivateHost,
+        "fence_host": fencing.FenceHost,
+        "confirm_rebooted": fencing.ConfirmRebooted,
         "refresh_host": host_commands.RefreshCapabilities,
     }
 )
@@ -148,7 +151,7 @@ class VmSite:
                 bump=self._bump,
                 settings=SETTINGS,
             )
-            async with CommandExecutor(services) as executor:
+            async with CommandExecutor(services, on_told=fleet.refresh) as executor:
                 engine = Engine(name, fleet, executor)
                 engine.claims = [Claim(shard, epochs[shard]) for shard in shards]
                 self.engines.append(engine)
@@ -160,12 +163,21 @@ class VmSite:
                     self.engines.remove(engine)
                     await fleet.release(engine.claims)
 
+    async def give_power(self, number: int) -> None:
+        """Let the host's power be reached: the simulator's fence agents are named by ports."""
+        agent = {"kind": "ipmilan", "address": "127.0.0.1", "username": "u", "password": "p"}
+        power = {**agent, "port": self.agents[number].port}
+        async with self.database.writing() as connection:
+            await connection.execute(
+                host.update().where(host.c.id == self.rows[number].id).values(power_management=power)
+            )
+
     # --- what tests ask and wait for ------------------------------------------------------------
 
     async def up(self) -> None:
         async def all_up() -> bool:
             page = await self.hosts.page()
-            return all(host.status == "up" and host.capabilities for host in page.hosts)
+            return all(each.status == "up" and each.capabilities for each in page.hosts)
 
         await until(all_up)
 

@@ -182,5 +182,31 @@ async def test_a_vm_that_ends_by_itself_is_down_with_its_reason_and_runs_again(s
         await site.becomes(vm, "up")
 
 
+async def test_vms_of_a_fenced_host_are_down_and_run_elsewhere(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        await site.give_power(1)
+        vm = await site.vm()
+        await site.do("run_vm", vm_id=vm.id, host_id=site.rows[1].id)
+        await site.becomes(vm, "up")
+        with pytest.raises(Conflict, match="is up"):
+            await site.begin("fence_host", host_id=site.rows[1].id, power="off")
+        site.agents[1].refuse()  # its agent is gone; the VM runs on
+        await site.becomes(vm, "unknown")
+        assert site.running(vm) == [1]
+        history = await site.do("fence_host", host_id=site.rows[1].id, power="off")
+        assert history.command.state is CommandState.SUCCEEDED, history.command.error
+        assert site.running(vm) == []
+        down = await site.inventory.vm(vm.id)
+        assert (down.status, down.host_id) == ("down", None)
+        assert (await site.hosts.get("host-1")).status == "down"
+        history = await site.do("run_vm", vm_id=vm.id)
+        assert history.command.state is CommandState.SUCCEEDED, history.command.error
+        await site.becomes(vm, "up")
+        history = await site.do("fence_host", host_id=site.rows[1].id, power="on")
+        assert history.command.state is CommandState.SUCCEEDED, history.command.error
+        await site.up()
+
+
 async def _is(value: bool) -> bool:
     return value
