@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from engine.commands.catalogue import Catalogue
 from engine.commands.context import NoConnections
 from engine.commands.executor import CommandExecutor
 from engine.commands.records import CommandState, History
-from engine.commands.services import CommandSettings, Services
+from engine.commands.services import CommandLocks, CommandSettings, Services
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.coordination.session import SessionSettings, open_session
 from engine.db.database import Database
 from engine.db.groupcommit import GroupCommit
 from engine.errors import AuthorityLost
+from engine.locks.holds import HoldView
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 from engine.sharding.store import EpochStore
 from tests.contract.commands.script import WORLDS, Script, World
 
 SHARDS = 4
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 10.0
 SETTINGS = CommandSettings(
     quarantine_seconds=0.3,
     handover_seconds=0.5,
@@ -95,16 +97,13 @@ class Cluster:
         self.owners: dict[ShardId, Engine] = {}
         self.world_name = f"world-{next(_numbers)}"
         self.world = WORLDS[self.world_name] = World()
-        self.submission = Submission(
-            store=self.store,
-            catalogue=CATALOGUE,
-            locks=self._present_locks,
-            bump=self.bump,
-            shards=SHARDS,
-        )
+        self.submission = self.submission_with(locks)
 
-    async def _present_locks(self) -> Locks:
-        return self.locks
+    def submission_with(self, locks: CommandLocks) -> Submission:
+        async def present() -> CommandLocks:
+            return locks
+
+        return Submission(store=self.store, catalogue=CATALOGUE, locks=present, bump=self.bump, shards=SHARDS)
 
     async def bump(self, shard: ShardId) -> None:
         if shard in self.owners:
@@ -154,6 +153,42 @@ class Cluster:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while await self.locks.command_token(command_id) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+class LateLocks:
+    """Locks that are taken at once, and told of only when the test lets them be."""
+
+    def __init__(self, locks: Locks) -> None:
+        self._locks = locks
+        self.locked, self.go_on = asyncio.Event(), asyncio.Event()
+        self.command_id = ""
+
+    async def take_for_command(
+        self,
+        command_id: str,
+        *,
+        exclusive: frozenset[str],
+        shared: frozenset[str],
+        user: str,
+        reason: str,
+        wait: timedelta | None = None,
+    ) -> int:
+        token = await self._locks.take_for_command(
+            command_id, exclusive=exclusive, shared=shared, user=user, reason=reason, wait=wait
+        )
+        self.command_id = command_id
+        self.locked.set()
+        await self.go_on.wait()
+        return token
+
+    async def release_command(self, command_id: str) -> None:
+        await self._locks.release_command(command_id)
+
+    async def command_token(self, command_id: str) -> int | None:
+        return await self._locks.command_token(command_id)
+
+    async def holders(self) -> Sequence[HoldView]:
+        return await self._locks.holders()
 
 
 @contextlib.asynccontextmanager
