@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 import orjson
@@ -27,7 +27,14 @@ SHARD_GUARD = (
     sa.select(shard.c.shard, shard.c.epoch)
     .where(shard.c.shard.in_(sa.bindparam("shards", expanding=True)))
     .order_by(shard.c.shard)
-    .with_for_update(read=True)  # FOR SHARE; nothing on SQLite, where BEGIN IMMEDIATE does it
+)
+# FOR SHARE, which SQLite does not need: BEGIN IMMEDIATE does it there. An array, since a list of another
+# length is another statement, which each connection would prepare anew.
+POSTGRESQL_SHARD_GUARD = (
+    sa.select(shard.c.shard, shard.c.epoch)
+    .where(shard.c.shard == sa.any_(sa.bindparam("shards", type_=sa.ARRAY(sa.Integer))))
+    .order_by(shard.c.shard)
+    .with_for_update(read=True)
 )
 
 
@@ -204,12 +211,18 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int]) -> None:
     """The shard guard, for a transaction that is open already: raise `Fenced` naming who differs."""
-    rows = await connection.execute(SHARD_GUARD, {"shards": sorted(epochs)})
-    present = {ShardId(number): epoch for number, epoch in rows}
+    present = await held_epochs(connection, epochs)
     differing = [number for number in sorted(epochs) if present.get(number) != epochs[number]]
     if differing:
         told = (f"shard {n} is at epoch {present.get(n, 'none')}, not {epochs[n]}" for n in differing)
         raise Fenced("; ".join(told))
+
+
+async def held_epochs(connection: AsyncConnection, shards: Iterable[ShardId]) -> dict[ShardId, int]:
+    """The epochs of these shards, which nobody can change before this writing transaction ends."""
+    guard = POSTGRESQL_SHARD_GUARD if connection.dialect.name == "postgresql" else SHARD_GUARD
+    rows = await connection.execute(guard, {"shards": sorted(shards)})
+    return {ShardId(number): epoch for number, epoch in rows}
 
 
 def _to_json(value: object) -> str:

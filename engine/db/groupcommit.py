@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.db.database import SHARD_GUARD, Database
+from engine.db.database import Database, held_epochs
 from engine.errors import Fenced, Unavailable
 from engine.plugin import ShardId
 
@@ -98,9 +98,7 @@ class GroupCommit:
         wanted = [each for each in batch if not each.done.done()]
         if not wanted:
             return []
-        shards = sorted({each.shard for each in wanted})
-        rows = await connection.execute(SHARD_GUARD, {"shards": shards})
-        present = {ShardId(number): epoch for number, epoch in rows}
+        present = await held_epochs(connection, {each.shard for each in wanted})
         for each in wanted:
             if present.get(each.shard) != each.epoch:
                 found = present.get(each.shard, "none")
