@@ -11,22 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Set
-from datetime import datetime, timedelta
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Set
+from datetime import datetime
 
 from engine.clock import boottime, utcnow
 from engine.coordination.operations import MalformedNode
 from engine.coordination.session import Session
 from engine.coordination.tokens import token_of
-from engine.errors import AuthorityLost, Conflict, EngineError, InvalidInput, NotFound, Unavailable
+from engine.errors import AuthorityLost, EngineError, NotFound, Unavailable
 from engine.locks.commits import GroupCommit
 from engine.locks.fence import Fence
 from engine.locks.holds import AlreadyHeld, Hold, HoldView, LockRefused, nonce_of_command
 from engine.locks.keys import FOREVER, Forever, Key, Mode, Wanted
 from engine.locks.line import in_order
 from engine.locks.release import Releases
+from engine.locks.sweep import SWEEP_AFTER_SECONDS, Exists, Sweeper
 from engine.locks.taking import Takings, Wait
+from engine.locks.verbs import Lock
 from engine.locks.watches import Watches, steadily
 
 __all__ = [
@@ -45,8 +46,6 @@ __all__ = [
 
 LOG = logging.getLogger(__name__)
 
-SWEEP_AFTER_SECONDS = 60.0
-"""A command that has not appeared this long after its hold was seen will not come any more."""
 _LEAVE_SECONDS = 1.0
 _AGAIN_SECONDS = 0.2
 
@@ -68,7 +67,6 @@ class Locks:
         self._engine = engine
         self._incarnation = incarnation
         self._now = now
-        self._clock = clock
         self._commits = GroupCommit(session)
         self._releases = Releases(session, self._commits)
         self._watches = Watches(session)
@@ -83,7 +81,7 @@ class Locks:
             tasks=self._tasks,
         )
         self._guarding: asyncio.Task[None] | None = None
-        self._first_seen: dict[tuple[str, int], float] = {}
+        self._sweeper = Sweeper(self._releases, clock)
         session.on_end(self._on_end)
 
     # --- locks of this session --------------------------------------------------------------------
@@ -246,7 +244,7 @@ class Locks:
 
     async def sweep(
         self,
-        exists: Callable[[Collection[str]], Awaitable[Set[str]]],
+        exists: Exists,
         *,
         after_seconds: float = SWEEP_AFTER_SECONDS,
     ) -> list[HoldView]:
@@ -255,19 +253,7 @@ class Locks:
         `exists` is told ids and returns those of commands that exist and have not ended. It is asked
         about a hold when this object has known it for `after_seconds`, by its own clock.
         """
-        now = self._clock()
-        held = {(view.nonce, view.token): view for view in await self.holders() if view.command is not None}
-        self._first_seen = {which: self._first_seen.get(which, now) for which in held}
-        due = [view for which, view in held.items() if now - self._first_seen[which] >= after_seconds]
-        if not due:
-            return []
-        alive = await exists([view.command for view in due if view.command is not None])
-        swept = []
-        for view in due:
-            if view.command not in alive and await self._releases.end(view.nonce, view.modes):
-                LOG.info("swept the locks of command=%s keys=%s", view.command, ",".join(view.modes))
-                swept.append(view)
-        return swept
+        return await self._sweeper.sweep(await self.holders(), exists, after_seconds=after_seconds)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -315,69 +301,3 @@ class Locks:
     def _on_end(self, why: str) -> None:
         for fence in self._fences.values():
             fence.end(why)
-
-
-class Lock:
-    """kazoo's verbs over the same protocol. Made by `Locks.lock`; holds once at a time."""
-
-    def __init__(self, locks: Locks, wanted: Wanted, *, reason: str, user: str) -> None:
-        self._locks = locks
-        self._wanted = wanted
-        self._reason = reason
-        self._user = user
-        self.fence: Fence | None = None
-
-    @property
-    def is_acquired(self) -> bool:
-        """Unlike kazoo's, this becomes false when the authority ends."""
-        return self.fence is not None and not self.fence.lost.is_set()
-
-    async def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """True when acquired; False when not `blocking` and somebody else has it.
-
-        `timeout` is in seconds; when it has passed `LockRefused` is raised (kazoo: LockTimeout).
-        """
-        if self.is_acquired:
-            raise Conflict("this lock object holds already: locks are not reentrant")
-        if not blocking and timeout is not None:
-            raise InvalidInput("a timeout is for a blocking acquire", fields={"timeout": "needs blocking"})
-        wait: Wait = None
-        if blocking:
-            wait = FOREVER if timeout is None else timedelta(seconds=timeout)
-        try:
-            self.fence = await self._locks.take(self._wanted, wait=wait, reason=self._reason, user=self._user)
-        except AlreadyHeld:
-            raise
-        except LockRefused:
-            if blocking:
-                raise
-            return False
-        return True
-
-    async def release(self) -> bool:
-        """False when it was not held (any more)."""
-        fence, self.fence = self.fence, None
-        if fence is None:
-            return False
-        held = not fence.lost.is_set()
-        await self._locks.give_back(fence)
-        return held
-
-    async def contenders(self) -> list[str]:
-        """The engines that hold a key of these, then those that wait for one, each line in its order."""
-        wanted = self._wanted.modes
-        holding = [
-            view.engine for view in await self._locks.holders() if not wanted.keys().isdisjoint(view.modes)
-        ]
-        waiting = [engine for key in wanted for engine in await self._locks.waiters(key)]
-        return holding + waiting
-
-    async def __aenter__(self) -> Fence:
-        await self.acquire()
-        assert self.fence is not None
-        return self.fence
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.release()
