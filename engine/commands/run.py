@@ -195,10 +195,10 @@ class Run:
         step = self._steps[record.name]
 
         async def record_alone(tx: Transaction) -> None:
-            await tx.record(step, record, result)
+            await tx.record(step, record, result, of=len(self._steps))
 
         async def record_and_move_on(tx: Transaction) -> None:
-            await tx.record(step, record, result)
+            await tx.record(step, record, result, of=len(self._steps))
             following = planning.plan(tx.history, self._declared)
             if isinstance(following, planning.Intend) and not self._halted.is_set():
                 await self._intend_next(tx, following)
@@ -542,7 +542,9 @@ class Run:
         )
 
     def _report(self, percent: int, message: str) -> None:
-        self.progress = (percent, message)
+        """Of the whole command: each step is an equal part of it."""
+        done = len(self.history.data)
+        self.progress = ((100 * done + percent) // max(1, len(self._steps)), message)
 
 
 def open_step_waits(step: StepRecord | None) -> bool:

@@ -113,8 +113,8 @@ class Transaction:
         await self.change(shard=there, epoch=None, state=CommandState.QUEUED)
         self.rows.told.add(there)
 
-    async def record(self, step: Step, record: StepRecord, result: Json) -> None:
-        """The step has happened: write its result and what follows."""
+    async def record(self, step: Step, record: StepRecord, result: Json, *, of: int) -> None:
+        """The step, one `of` so many, has happened: write its result and what follows."""
         kept = await step.record(self._context(self.history, record), self.rows, result)
         await self.change_step(
             record,
@@ -122,7 +122,7 @@ class Transaction:
             result=dict(result if kept is None else kept),
             ended_at=self.now,
         )
-        await self.change(state=CommandState.RUNNING)
+        await self.change(state=CommandState.RUNNING, percent=100 * len(self.history.data) // max(1, of))
 
     async def begin_undoing(
         self, goal: Goal, error: str, *, undo_from: str | None = None, ambiguous: bool = False
