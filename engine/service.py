@@ -29,8 +29,10 @@ from engine.beat import Beat
 from engine.clock import boottime, utcnow
 from engine.commands.catalogue import load_commands
 from engine.commands.executor import CommandExecutor
-from engine.commands.services import CommandSettings, Services
+from engine.commands.reactions import Reactions
+from engine.commands.services import CommandLocks, CommandSettings, Services
 from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
 from engine.coordination.bumps import bump_inbox
 from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
@@ -179,6 +181,7 @@ class Service:
         self._fenced = asyncio.get_running_loop().create_future()
         partitioner = self._partitioner(session)
         self._session = session
+        reactions = Reactions()
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(partitioner.close)
             fleet = await stack.enter_async_context(
@@ -189,6 +192,7 @@ class Service:
                     vms=InventoryStore(database),
                     settings=MonitorSettings.from_values(conf.hosts),
                     on_fenced=self._learn_fenced,
+                    on_ended=reactions.ended,
                 )
             )
             work = SeveralWorks(fleet)
@@ -203,9 +207,10 @@ class Service:
                     settings=options.ownership_settings(conf),
                 )
             )
+            services = self._command_services(database, session, fleet, ownership.incarnation)
             executor = await stack.enter_async_context(
                 CommandExecutor(
-                    self._command_services(database, session, fleet, ownership.incarnation),
+                    services,
                     on_fenced=self._learn_fenced,
                     on_told=fleet.refresh,
                 )
@@ -221,6 +226,7 @@ class Service:
                     group.create_task(self._watch_database(database, membership), name="database"),
                     group.create_task(self._heed_inbox(session, fleet, executor), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
+                    group.create_task(reactions.run(_submission(services)), name="reactions"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
                         name="singletons",
@@ -334,6 +340,21 @@ def require_one_database(membership: Membership) -> None:
                 " several machines cannot share an SQLite file; set [database] url alike, to PostgreSQL"
                 " where there are several machines"
             )
+
+
+def _submission(services: Services) -> Submission:
+    """How this engine itself asks for commands."""
+
+    async def locks() -> CommandLocks:
+        return services.locks
+
+    return Submission(
+        store=services.store,
+        catalogue=services.catalogue,
+        locks=locks,
+        bump=services.bump,
+        shards=services.shards,
+    )
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:

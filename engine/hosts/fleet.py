@@ -63,6 +63,7 @@ class HostFleet:
         vms: VmStore | None = None,
         settings: MonitorSettings | None = None,
         on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+        on_ended: Callable[[Collection[VmId]], None] | None = None,
         clock: Callable[[], float] = boottime,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
@@ -81,7 +82,9 @@ class HostFleet:
             counters=self.counters,
             on_stale=self._learn_of_heirs,
         )
-        self._settler = VmSettler(vms, engine=engine, pause_seconds=self._settings.flush_seconds)
+        self._settler = VmSettler(
+            vms, engine=engine, pause_seconds=self._settings.flush_seconds, on_ended=on_ended
+        )
         self._context = MonitorContext(
             engine=engine,
             settings=self._settings,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -71,16 +71,25 @@ class Heard:
 class VmStore(Protocol):
     """The rows of VMs; `InventoryStore` is it."""
 
-    async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> int: ...
+    async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> Collection[VmId]: ...
 
 
 class VmSettler:
-    """`store` None: nobody wants to know (a fleet without VMs)."""
+    """`store` None: nobody wants to know (a fleet without VMs). `on_ended` is told, with each report
+    anew, of VMs that are down and of which something may be left on their host; it must not block."""
 
-    def __init__(self, store: VmStore | None, *, engine: EngineId, pause_seconds: float) -> None:
+    def __init__(
+        self,
+        store: VmStore | None,
+        *,
+        engine: EngineId,
+        pause_seconds: float,
+        on_ended: Callable[[Collection[VmId]], None] | None = None,
+    ) -> None:
         self._store = store
         self._engine = engine
         self._pause_seconds = pause_seconds
+        self._on_ended = on_ended
         self._waiting: dict[HostId, Heard] = {}
         self._wanted = asyncio.Event()
 
@@ -125,12 +134,16 @@ class VmSettler:
         epochs = {(host.shard, host.epoch) for host in hosts}
         try:
             if len(epochs) == len({shard for shard, _epoch in epochs}):
-                await self._store.settle(hosts, engine=self._engine)
+                self._tell(await self._store.settle(hosts, engine=self._engine))
                 return
         except Fenced:
             pass
         for host in hosts:
             try:
-                await self._store.settle([host], engine=self._engine)
+                self._tell(await self._store.settle([host], engine=self._engine))
             except Fenced as fenced:
                 _log.warning("engine=%s host=%s: not settled: %s", self._engine, host.host_id, fenced)
+
+    def _tell(self, ended: Collection[VmId]) -> None:
+        if ended and self._on_ended is not None:
+            self._on_ended(ended)

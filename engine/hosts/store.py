@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.clock import utcnow
 from engine.db import events
 from engine.db.database import Database
-from engine.db.tables import host, shard
-from engine.errors import Fenced, InvalidInput, NotFound
+from engine.db.tables import host, shard, vm
+from engine.errors import Conflict, Fenced, InvalidInput, NotFound
 from engine.hosts.records import (
     Host,
     HostPage,
@@ -150,9 +150,16 @@ class HostStore:
         return added
 
     async def remove(self, host_id: HostId) -> Host:
-        """Delete the host and tell of it. The caller bumps the shard's inbox. Raises `NotFound`."""
+        """Delete the host and tell of it. The caller bumps the shard's inbox.
+
+        Raises `NotFound`; `Conflict` while a VM is on it or on its way there.
+        """
         async with self._database.writing() as connection:
             removed = await _find(connection, host.c.id == host_id, str(host_id))
+            there = (vm.c.host_id == host_id) | (vm.c.destination_id == host_id)
+            names = (await connection.execute(sa.select(vm.c.name).where(there).limit(5))).scalars().all()
+            if names:
+                raise Conflict(f"host {removed.name} still has VMs: {', '.join(names)}; move them away first")
             await connection.execute(host.delete().where(host.c.id == host_id))
             message = f"host {removed.name} was removed"
             await events.record(connection, "host_removed", message, host_id=host_id, at=self._now())

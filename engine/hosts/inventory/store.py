@@ -262,38 +262,44 @@ class InventoryStore:
 
     # --- what hosts report ----------------------------------------------------------------------
 
-    async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> int:
-        """Write what follows for the VMs of these hosts; returns how many rows changed.
+    async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> tuple[VmId, ...]:
+        """Write what follows for the VMs of these hosts. Returns the VMs that are down and have not
+        been cleared away from their host yet.
 
         Nothing changes most of the time: then nothing is locked. Raises `Fenced`.
         """
         async with self._database.reading() as connection:
-            if not await _changes(connection, hosts):
-                return 0
+            changes, ended = await _changes(connection, hosts)
+            if not changes:
+                return ended
         epochs = {each.shard: each.epoch for each in hosts}
         async with self._database.fenced(epochs) as connection:
-            changes = await _changes(connection, hosts)  # again, now that nobody else writes them
+            changes, ended = await _changes(connection, hosts)  # again, now that nobody else writes them
             for row, after, at in changes:
                 still = (vm.c.id == row["id"]) & (vm.c.host_id == row["host_id"])
                 columns = {**state_columns(after), "reported_at": at}
                 await connection.execute(vm.update().where(still).values(columns))
             await events.record_all(connection, (_told(row, after, engine) for row, after, _at in changes))
-        return len(changes)
+        return ended
 
 
 async def _changes(
     connection: AsyncConnection, hosts: Sequence[SettledHost]
-) -> list[tuple[Mapping[str, Any], VmState, datetime]]:
+) -> tuple[list[tuple[Mapping[str, Any], VmState, datetime]], tuple[VmId, ...]]:
+    """The rows that differ from what was heard, with the state after it; and the VMs that have ended."""
     by_id = {each.host_id: each for each in hosts}
     rows = await connection.execute(sa.select(vm).where(vm.c.host_id.in_(list(by_id))))
     found: list[tuple[Mapping[str, Any], VmState, datetime]] = []
+    ended: list[VmId] = []
     for row in rows.mappings():
         heard = by_id[row["host_id"]]
         before = state_from_row(dict(row))
         after = heard.decide(row["id"], before)
         if after != before:
             found.append((dict(row), after, heard.at))
-    return found
+        if after.status is VmStatus.DOWN and after.host_id is not None:
+            ended.append(row["id"])
+    return found, tuple(ended)
 
 
 def _told(row: Mapping[str, Any], after: VmState, engine: EngineId) -> events.NewEvent:

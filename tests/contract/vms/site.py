@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.commands.catalogue import Catalogue
 from engine.commands.executor import CommandExecutor
+from engine.commands.reactions import Reactions
 from engine.commands.records import CommandState, History
 from engine.commands.services import CommandSettings, Services
 from engine.commands.store import CommandStore
@@ -133,12 +134,14 @@ class VmSite:
         shards = [ShardId(number) for number in range(SHARDS)]
         epochs = {shard: next(self._epochs) for shard in shards}
         assert await EpochStore(self.database).take(epochs, EngineId(name)) == set(shards)
+        reactions = Reactions()
         async with HostFleet(
             engine=EngineId(name),
             drivers={"vdsm": driver},
             store=self.hosts,
             vms=self.inventory,
             settings=FAST,
+            on_ended=reactions.ended,
         ) as fleet:
             services = Services(
                 engine=EngineId(name),
@@ -157,9 +160,12 @@ class VmSite:
                 self.engines.append(engine)
                 await fleet.adopt(engine.claims)
                 await executor.adopt(engine.claims)
+                reacting = asyncio.create_task(reactions.run(self.submission), name="reactions")
                 try:
                     yield engine
                 finally:
+                    reacting.cancel()
+                    await asyncio.wait([reacting])
                     self.engines.remove(engine)
                     await fleet.release(engine.claims)
 

@@ -177,6 +177,12 @@ async def test_a_vm_that_ends_by_itself_is_down_with_its_reason_and_runs_again(s
         site.agents[1].machines.shut_down(site.agents[1].machines.by_id[vm.id], reboot=False)
         down = await site.becomes(vm, "down")
         assert (down.exit_reason, down.exit_message) == (7, "The guest shut down")
+
+        async def cleared() -> bool:
+            gone = vm.id not in site.agents[1].vms and (await site.inventory.vm(vm.id)).host_id is None
+            return gone and await site.locks.holders() == []
+
+        await until(cleared)  # by a command of the engine's own
         history = await site.do("run_vm", vm_id=vm.id)
         assert history.command.state is CommandState.SUCCEEDED, history.command.error
         await site.becomes(vm, "up")
