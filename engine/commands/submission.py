@@ -30,6 +30,7 @@ from engine.commands.transactions import new_record
 from engine.db.entities import EntityRows
 from engine.db.errors import Duplicate
 from engine.errors import Conflict, EngineError, InvalidInput
+from engine.locks.holds import LockRefused
 from engine.plugin import Command, Json, ShardId
 from engine.sharding.hashing import shard_of
 
@@ -37,6 +38,8 @@ LOG = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 0.01
 LONGEST_LOOK_SECONDS = 0.5
+SAME_REQUEST_SECONDS = 2.0
+"""How long a request may be between its locks and its row before another with its key gives up on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,9 @@ class Submission:
         record = self._record(type, command, user, lock_wait_seconds)
         try:
             await self._accept(command, record, key, digest, waits=lock_wait_seconds is not None)
-        except EngineError:
+        except EngineError as refusal:
             # Whoever was first with this key has the locks, or has inserted the row meanwhile.
-            if key is not None and (known := await self._known(user, key, digest)) is not None:
+            if key is not None and (known := await self._settled(user, key, digest, refusal)) is not None:
                 return known
             raise
         await self._tell(record.shard)
@@ -149,6 +152,21 @@ class Submission:
         if before != digest:
             raise Conflict(f"the Idempotency-Key stands for another request: command {command_id}")
         return Submitted((await self.store.history(command_id)).command, again=True)
+
+    async def _settled(self, user: str, key: str, digest: str, refusal: EngineError) -> Submitted | None:
+        """What the key stands for after a refusal; where the one who has the lock is not a row yet, it
+        may be the same request, and a moment is given to it."""
+        until = asyncio.get_running_loop().time() + SAME_REQUEST_SECONDS
+        while True:
+            if (known := await self._known(user, key, digest)) is not None:
+                return known
+            holder = refusal.holder.command if isinstance(refusal, LockRefused) else None
+            if holder is None or asyncio.get_running_loop().time() >= until:
+                return None
+            _ended, absent = await self.store.ended_or_absent([holder])
+            if not absent:
+                return await self._known(user, key, digest)
+            await asyncio.sleep(FIRST_LOOK_SECONDS)
 
     def _record(
         self, type: str, command: Command, user: str, lock_wait_seconds: float | None
