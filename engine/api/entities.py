@@ -12,7 +12,7 @@ from falcon.asgi import Request, Response
 from engine.api.fields import Fields, integer
 from engine.api.http import answer
 from engine.errors import InvalidInput
-from engine.hosts.inventory.store import VersionConflict
+from engine.hosts.records import VersionConflict
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
@@ -17,6 +17,7 @@ from falcon.asgi import Request, Response
 
 from engine.api.commands import submit_action
 from engine.api.dependencies import Cluster, Dependencies
+from engine.api.entities import answer_version, if_matching, taken, wanted_version
 from engine.api.fields import Fields, integer, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
 from engine.api.snapshot import ClusterSnapshot
@@ -113,7 +114,22 @@ class HostResource:
             with Fields(request.params):
                 pass
         found = await self._store.get(host)
-        answer(response, host_document(found, _Owners(self._dependencies.cluster).of(found)))
+        answer_version(response, host_document(found, _Owners(self._dependencies.cluster).of(found)))
+
+    async def on_patch(self, request: EngineRequest, response: Response, host: str) -> None:
+        checks: Mapping[str, Callable[[Any], Any]] = {
+            "name": _name,
+            "address": lambda value: checked_address(text(value)),
+            "port": _port,
+            "cluster": text,
+            "power_management": _agent,
+        }
+        changes = taken(await read_json(request), checks, may_be_null=("power_management",))
+        with if_matching():
+            changed = await self._store.update(host, changes, version=wanted_version(request))
+        await _bump(self._dependencies.cluster, changed, request)
+        owner = _Owners(self._dependencies.cluster).of(changed)
+        answer_version(response, host_document(changed, owner))
 
     async def on_delete(self, request: EngineRequest, response: Response, host: str) -> None:
         with Fields(request.params):
@@ -184,6 +200,20 @@ def _port(value: Any) -> int:
     if isinstance(value, str):
         raise ValueError("must be a number from 1 to 65535, not a string")
     return integer(1, 65535)(value)
+
+
+def _agent(value: Any) -> dict[str, Any]:
+    """How the power of a host is reached: the fields of `FenceAgent`."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object or null")
+    with Fields(value) as fields:
+        return {
+            "kind": fields.take("kind", text),
+            "address": fields.take("address", text),
+            "port": fields.take("port", integer(1, 65535)),
+            "username": fields.take("username", text),
+            "password": fields.take("password", text),
+        }
 
 
 def _status(value: Any) -> HostStatus:

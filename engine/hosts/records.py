@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self, TypeVar
 
 from engine.db.tables import DEFAULT_CLUSTER
-from engine.errors import InvalidInput
+from engine.errors import Conflict, InvalidInput
 from engine.hosts.status import HostStatus
 from engine.plugin import ClusterId, HostCapabilities, HostId, HostStatistics, ShardId
 
@@ -154,6 +154,10 @@ class HostReport:
             statistics=later.statistics or self.statistics,
             heeded_count=max(self.heeded_count, later.heeded_count),
         )
+
+
+class VersionConflict(Conflict):
+    """The entity was changed by somebody else since it was read."""
 
 
 class ImplausibleAnswer(InvalidInput):

@@ -34,16 +34,13 @@ from engine.hosts.inventory.records import (
     state_columns,
     state_from_row,
 )
+from engine.hosts.records import VersionConflict
 from engine.hosts.vm_status import VmState
 from engine.plugin import EngineId, HostId, ShardId, VmId, VmStatus
 from engine.sharding.hashing import shard_of
 
 VM_SORT_KEYS = ("name", "status", "created_at", "memory_bytes", "cpus", "id")
 MAX_PAGE = 1000
-
-
-class VersionConflict(Conflict):
-    """The entity was changed by somebody else since it was read."""
 
 
 @dataclass(frozen=True, slots=True)
