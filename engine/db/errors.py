@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from engine.db.tables import metadata
-from engine.errors import Conflict, EngineError, OutcomeUnknown, Unavailable
+from engine.errors import Conflict, EngineError, InvalidInput, OutcomeUnknown, Unavailable
 
 _SQLITE_UNIQUE = re.compile(r"UNIQUE constraint failed: (.+)")
 _OTHER_SCHEMA = re.compile(
@@ -29,6 +29,8 @@ _OTHER_SCHEMA_STATES = frozenset({"42P01", "42703", "42P07", "42701"})
 # SQLSTATEs, by their beginnings (PostgreSQL's appendix A).
 _CONTENTION = frozenset({"40001", "40P01"})
 """Serialization failure, deadlock."""
+_NOT_TEXT = "22021"
+"""The character NUL: PostgreSQL has none."""
 _CUT_OFF = ("08", "57P0", "25P03")
 """Connection errors, shut down or not up yet, ended for having been idle inside a transaction."""
 _NOT_NOW = ("53", "58", "55P03", "57014", "25006", "28", "3D000")
@@ -88,6 +90,8 @@ def _meaning(error: sa.exc.DBAPIError, committing: bool) -> EngineError | None:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if isinstance(error, sa.exc.IntegrityError):
         return _conflict(error)
+    if state == _NOT_TEXT:
+        return InvalidInput(f"text that the database cannot hold: {_reason(error)}")
     if state in _CONTENTION:
         return Contended(f"another transaction came in between: {_reason(error)}")
     if _broken(error, state):
@@ -124,7 +128,8 @@ def _conflict(error: sa.exc.IntegrityError) -> Violation:
     for table in metadata.tables.values():
         for constraint in table.constraints:
             if name is not None and constraint.name == name and isinstance(constraint, sa.UniqueConstraint):
-                return Duplicate(table.name, tuple(column.name for column in constraint.columns))
+                # str: SQLAlchemy's names are a kind of their own, which JSON knows nothing of
+                return Duplicate(str(table.name), tuple(str(column.name) for column in constraint.columns))
     return Violation(f"the database refuses the write: {reason}")
 
 

@@ -217,6 +217,7 @@ async def test_the_same_name_twice_is_a_duplicate_that_names_the_field(database:
         async with database.writing() as connection:
             await connection.execute(host.insert().values(host_row(2, name="host-1")))
     assert (caught.value.table, caught.value.fields) == ("host", ("name",))
+    assert {type(word) for word in (caught.value.table, *caught.value.fields)} == {str}
 
 
 async def test_the_same_address_and_port_is_a_duplicate_that_names_both(database: Database) -> None:

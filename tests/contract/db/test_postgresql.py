@@ -13,7 +13,7 @@ from engine.db.database import Database
 from engine.db.errors import Contended
 from engine.db.local_postgres import LocalPostgres
 from engine.db.tables import setting, shard
-from engine.errors import OutcomeUnknown, Unavailable
+from engine.errors import InvalidInput, OutcomeUnknown, Unavailable
 from engine.plugin import ShardId
 from tests.databases import PostgresDatabases
 
@@ -132,6 +132,12 @@ async def test_a_database_that_does_not_exist_is_unavailable_and_says_so(postgre
     async with Database(postgres.url("nowhere")) as database:
         with pytest.raises(Unavailable, match='"nowhere" does not exist'):
             await database.ping()
+
+
+async def test_text_that_it_cannot_hold_is_the_callers_mistake(database: Database) -> None:
+    with pytest.raises(InvalidInput):
+        async with database.writing() as connection:
+            await connection.execute(setting.insert().values(name="nul", value="\0"))
 
 
 async def test_a_wrong_password_is_unavailable_and_says_so(postgres: LocalPostgres) -> None:
