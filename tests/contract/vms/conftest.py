@@ -1,4 +1,4 @@
-"""Three simulated hosts, a database and a ZooKeeper session for each test."""
+"""Three simulated hosts, a database (SQLite, then PostgreSQL) and a ZooKeeper session for each test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from engine.coordination.local import LocalServer
 from engine.coordination.session import SessionSettings, open_session
-from engine.db import migrate
 from engine.db.database import Database
 from plugins.simulator.fleet import Fleet
 from plugins.simulator.host import bound_socket
@@ -21,9 +20,9 @@ from tests.contract.vms.site import VmSite
 
 
 @pytest.fixture
-async def site(tmp_path: Path, zookeeper: LocalServer, cluster_name: str) -> AsyncIterator[VmSite]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-    await migrate.upgrade(url)
+async def site(
+    tmp_path: Path, zookeeper: LocalServer, cluster_name: str, migrated_url: str
+) -> AsyncIterator[VmSite]:
     settings = SessionSettings(
         hosts=zookeeper.hosts, cluster=cluster_name, tick_seconds=zookeeper.tick_seconds
     )
@@ -34,7 +33,7 @@ async def site(tmp_path: Path, zookeeper: LocalServer, cluster_name: str) -> Asy
     pace = Pace(launch_seconds=0.05, boot_seconds=0.1, shutdown_seconds=0.1, migrate_seconds=0.2)
     log = WitnessLog(tmp_path / "log")
     async with (
-        Database(url) as database,
+        Database(migrated_url) as database,
         open_session(settings) as session,
         Site(log=log, pace=pace, power=power) as simulated,
     ):
