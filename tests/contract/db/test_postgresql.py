@@ -9,10 +9,12 @@ import sqlalchemy as sa
 
 from engine.clock import boottime
 from engine.coordination.relay import Relay
+from engine.db import migrate
 from engine.db.database import Database
 from engine.db.errors import Contended
+from engine.db.events import BEGINNING, page, record
 from engine.db.local_postgres import LocalPostgres
-from engine.db.tables import setting, shard
+from engine.db.tables import event, setting, shard
 from engine.errors import InvalidInput, OutcomeUnknown, Unavailable
 from engine.plugin import ShardId
 from tests.databases import PostgresDatabases
@@ -138,6 +140,21 @@ async def test_text_that_it_cannot_hold_is_the_callers_mistake(database: Databas
     with pytest.raises(InvalidInput):
         async with database.writing() as connection:
             await connection.execute(setting.insert().values(name="nul", value="\0"))
+
+
+async def test_events_restored_from_another_server_are_followed_after_an_upgrade(database: Database) -> None:
+    async def followed() -> list[str]:
+        async with database.reading() as connection:
+            return [found.message for found in await page(connection, limit=9, after=BEGINNING)]
+
+    async with database.writing() as connection:
+        await record(connection, "k", "restored")
+        await connection.execute(event.update().values(xact=10**12))
+    assert await followed() == []
+    await migrate.upgrade(database.url)
+    async with database.writing() as connection:
+        await record(connection, "k", "new")
+    assert await followed() == ["restored", "new"]
 
 
 async def test_a_wrong_password_is_unavailable_and_says_so(postgres: LocalPostgres) -> None:
