@@ -17,6 +17,7 @@ from engine.plugin import (
     NOT_HAPPENED,
     UNKNOWN,
     Conflict,
+    GoBack,
     Happened,
     HostId,
     Json,
@@ -38,6 +39,9 @@ from plugins.commands.vms import VmArguments, VmCommand, VmStep
 
 _POLL_SECONDS = 0.2
 _MOVABLE = ("up", "paused")
+_SOON_MOVABLE = ("wait_for_launch", "powering_up", "reboot_in_progress")
+_ROUNDS = 100
+_ROUND_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class MigrateArguments:
 
 
 class Choose(VmStep):
-    """Choose the destination and keep room there."""
+    """Choose the destination and keep room there; a VM that is starting is given time to be up."""
 
     name = "choose"
     idempotent = True
@@ -56,8 +60,17 @@ class Choose(VmStep):
         super().__init__(vm_id)
         self.wanted = wanted
 
+    async def act(self, context: StepContext) -> Json:
+        if context.attempt > 1:
+            await asyncio.sleep(_ROUND_SECONDS)
+        return {}
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> Json:
         vm = await rows.get("vm", self.vm_id)
+        if vm["status"] in _SOON_MOVABLE and context.attempt < _ROUNDS:
+            raise GoBack(self.name, f"it is {vm['status']}")
+        if vm["host_id"] is None:
+            raise Conflict(f"VM {vm['name']} is {vm['status']}")
         source = HostId(vm["host_id"])
         if self.wanted is None and vm["pinned_host_id"] is not None:
             raise Conflict(f"VM {vm['name']} is pinned to its host")
@@ -189,7 +202,8 @@ class MigrateVm(VmCommand):
     arguments_type = MigrateArguments
     arguments: MigrateArguments
     description = "Move a running virtual machine to the best other host, or to a chosen one"
-    allowed = frozenset(_MOVABLE)
+    attempts = _ROUNDS
+    allowed = frozenset(_MOVABLE + _SOON_MOVABLE)
 
     async def validate(self, rows: Rows) -> None:
         await super().validate(rows)

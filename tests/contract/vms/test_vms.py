@@ -131,9 +131,8 @@ async def test_maintenance_moves_every_vm_away_and_activation_takes_the_host_bac
     async with site.engine():
         await site.up()
         vms = [await site.vm(f"vm-{number}") for number in range(3)]
-        for vm in vms:
+        for vm in vms:  # the last ones are still starting when the host is to be emptied
             await site.do("run_vm", vm_id=vm.id, host_id=site.rows[0].id)
-            await site.becomes(vm, "up")
         history = await site.do("deactivate_host", host_id=site.rows[0].id)
         assert history.command.state is CommandState.SUCCEEDED, history.command.error
         assert (await site.hosts.get("host-0")).status == "maintenance"
