@@ -6,6 +6,7 @@ import pytest
 
 from engine.commands.records import CommandState
 from engine.errors import Conflict
+from plugins.simulator.machines import Pace
 from tests.contract.vms.site import VmSite, until
 
 
@@ -61,6 +62,44 @@ async def test_a_vm_moves_to_the_chosen_host(site: VmSite) -> None:
         assert (moved.host_id, moved.destination_id) == (site.rows[2].id, None)
         assert site.running(vm) == [2]
         assert vm.id not in site.agents[0].vms
+
+
+async def test_a_migration_that_is_cancelled_leaves_the_vm_where_it_is(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        site.agents[0].site.pace = Pace(migrate_seconds=60.0)
+        vm = await site.vm()
+        await site.do("run_vm", vm_id=vm.id, host_id=site.rows[0].id)
+        command = await site.begin("migrate_vm", vm_id=vm.id)
+        await site.becomes(vm, "migrating")
+        with pytest.raises(Conflict, match="locked by command"):
+            await site.begin("stop_vm", vm_id=vm.id)
+        cancelled = await site.do("cancel_migration", vm_id=vm.id)
+        assert cancelled.command.state is CommandState.SUCCEEDED, cancelled.command.error
+        history = await site.end(command)
+        assert "still at the source" in history.command.error
+        stayed = await site.becomes(vm, "up")
+        assert (stayed.host_id, stayed.destination_id) == (site.rows[0].id, None)
+        assert site.running(vm) == [0]
+
+
+async def test_a_vm_whose_source_dies_on_the_way_is_settled_by_its_destination(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        await site.give_power(0)
+        site.agents[0].site.pace = Pace(migrate_seconds=60.0)
+        vm = await site.vm()
+        await site.do("run_vm", vm_id=vm.id, host_id=site.rows[0].id)
+        command = await site.begin("migrate_vm", vm_id=vm.id, host_id=site.rows[2].id)
+        await site.becomes(vm, "migrating")
+        site.agents[0].crash()
+        unknown = await site.becomes(vm, "unknown")
+        assert (unknown.host_id, unknown.destination_id) == (site.rows[0].id, site.rows[2].id)
+        await site.do("fence_host", host_id=site.rows[0].id, power="off")
+        down = await site.becomes(vm, "down")
+        assert "vanished" in down.status_reason
+        assert site.running(vm) == []
+        await site.submission.cancel(command)
 
 
 async def test_a_host_that_refuses_is_passed_over(site: VmSite) -> None:
