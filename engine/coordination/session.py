@@ -212,26 +212,32 @@ class Session:
         Raises `Rejected` (nothing was changed), `OutcomeUnknown` (the reply was lost),
         `Unavailable` (it was not sent), `SessionEnded`, `InvalidInput` (too large to be sent).
         """
-        if not operations:
-            return []
+        return await self.transmit(*operations) if operations else []
+
+    def transmit(self, *operations: Operation) -> asyncio.Future[list[Result]]:
+        """As `commit`, but on its way when this returns, or raises what need not be sent to be known."""
         if len(operations) > MAX_OPERATIONS:
             raise InvalidInput(f"{len(operations)} operations in one transaction; at most {MAX_OPERATIONS}")
         request = Multi.of(operations, self._channel.client.default_acl)
-        results: list[Result] = []
+        self._check_writable(len(request.payload))
         sent_at = boottime()
-        for item in await self._write(request, len(request.payload)):
-            if isinstance(item, Refusal):
-                raise item.error(operations)
-            results.append(item)
-        self.authority.renew(sent_at)
-        return results
 
-    async def _write(self, request: Any, size: int) -> Any:
+        def interpret(items: list[Result | Refusal]) -> list[Result]:
+            results: list[Result] = []
+            for item in items:
+                if isinstance(item, Refusal):
+                    raise item.error(operations)
+                results.append(item)
+            self.authority.renew(sent_at)
+            return results
+
+        return self._channel.send(request, write=True, interpret=interpret)
+
+    def _check_writable(self, size: int) -> None:
         if size > MAX_BYTES:
             raise InvalidInput(f"a write of {size} bytes; at most {MAX_BYTES}")
         if self.ended.is_set():
             raise SessionEnded(f"the session is over: {self._why_ended}")
-        return await self._channel.ask(request, write=True)
 
     async def create(
         self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False
@@ -243,7 +249,8 @@ class Session:
         request = single_create(operation, self._channel.client.default_acl)
         sent_at = boottime()
         try:
-            path, stat = await self._write(request, len(operation.data))
+            self._check_writable(len(operation.data))
+            path, stat = await self._channel.ask(request, write=True)
         except NodeExistsError:
             raise Rejected(0, Reason.EXISTS, operation.path) from None
         except NoNodeError:

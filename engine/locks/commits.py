@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,21 +25,30 @@ _BYTES_AN_OPERATION = 60
 class Wire(Protocol):
     """What a group commit needs of a session."""
 
-    async def commit(self, *operations: Operation) -> list[Result]: ...
+    def transmit(self, *operations: Operation) -> asyncio.Future[list[Result]]: ...
+
+
+Abandoned = Callable[[BaseException | None], None]
+"""Told what became of a transaction whose submitter did not wait for the answer: its error, or None."""
 
 
 @dataclass(slots=True, eq=False)
 class _Submitted:
     operations: tuple[Operation, ...]
     outcome: asyncio.Future[int]
+    abandoned: Abandoned | None
 
     def done(self, zxid: int) -> None:
         if not self.outcome.done():
             self.outcome.set_result(zxid)
+        elif self.abandoned is not None:
+            self.abandoned(None)
 
     def failed(self, error: BaseException) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(error)
+        elif self.abandoned is not None:
+            self.abandoned(error)
 
     @property
     def bytes(self) -> int:
@@ -49,34 +58,26 @@ class _Submitted:
 
 
 class GroupCommit:
+    """Callbacks all the way: each task in between would cost its waiters a turn of the loop."""
+
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._waiting: deque[_Submitted] = deque()
-        self._flight: asyncio.Task[None] | None = None
+        self._flying = 0
 
-    def submit(self, operations: Sequence[Operation]) -> asyncio.Future[int]:
+    def submit(
+        self, operations: Sequence[Operation], abandoned: Abandoned | None = None
+    ) -> asyncio.Future[int]:
         """Have `operations` carried out, all or none. The outcome is the transaction's zxid, or what
-        `Session.commit` raises; it comes also when nobody waits for it."""
-        submitted = _Submitted(tuple(operations), asyncio.get_running_loop().create_future())
+        `Session.commit` raises; whoever cancels it is told through `abandoned`."""
+        submitted = _Submitted(tuple(operations), asyncio.get_running_loop().create_future(), abandoned)
         self._waiting.append(submitted)
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly(), name="lock-commits")
+        self._launch()
         return submitted.outcome
 
-    async def _fly(self) -> None:
-        group: list[_Submitted] = []
-        try:
-            while self._waiting:
-                group = self._next_group()
-                await self._send(group)
-        except BaseException as error:
-            lost = AuthorityLost("the locks were abandoned before the answer came")
-            for submitted in (*group, *self._waiting):
-                submitted.failed(error if isinstance(error, Exception) else lost)
-            self._waiting.clear()
-            raise
-        finally:
-            self._flight = None
+    def _launch(self) -> None:
+        while self._waiting and not self._flying:
+            self._send(self._next_group())
 
     def _next_group(self) -> list[_Submitted]:
         group = [self._waiting.popleft()]
@@ -89,28 +90,30 @@ class GroupCommit:
             group.append(self._waiting.popleft())
         return group
 
-    async def _send(self, group: Sequence[_Submitted]) -> None:
-        if len(group) == 1:
-            await self._send_alone(group[0])
-            return
+    def _send(self, group: Sequence[_Submitted]) -> None:
         try:
-            results = await self._wire.commit(*(op for submitted in group for op in submitted.operations))
-        except Rejected:
-            await asyncio.gather(*(self._send_alone(submitted) for submitted in group))
+            answer = self._wire.transmit(*(op for submitted in group for op in submitted.operations))
         except EngineError as error:
             for submitted in group:
                 submitted.failed(error)
+            return
+        self._flying += 1
+        answer.add_done_callback(lambda answer: self._landed(group, answer))
+
+    def _landed(self, group: Sequence[_Submitted], answer: asyncio.Future[list[Result]]) -> None:
+        self._flying -= 1
+        error = AuthorityLost("the answer was not awaited") if answer.cancelled() else answer.exception()
+        if error is None:
+            zxid = answer.result()[0].zxid
+            for submitted in group:
+                submitted.done(zxid)
+        elif isinstance(error, Rejected) and len(group) > 1:
+            for submitted in group:
+                self._send([submitted])
         else:
             for submitted in group:
-                submitted.done(results[0].zxid)
-
-    async def _send_alone(self, submitted: _Submitted) -> None:
-        try:
-            results = await self._wire.commit(*submitted.operations)
-        except EngineError as error:
-            submitted.failed(error)
-        else:
-            submitted.done(results[0].zxid)
+                submitted.failed(error)
+        self._launch()
 
 
 def _data(operation: Operation) -> int:

@@ -75,13 +75,15 @@ class Place:
                 if there is not None:
                     await bell.heard()
 
-    def leaving(self) -> Delete:
-        """For the transaction that takes the lock."""
-        return Delete(f"{self._line}/{self._name}")
+    def leaving(self) -> list[Delete]:
+        """For the transaction that takes the lock: our node, and the line, if we are alone in it."""
+        mine = Delete(f"{self._line}/{self._name}")
+        return [mine, Delete(self._line)] if self.alone else [mine]
 
-    def left(self) -> None:
-        """That transaction held."""
+    def left(self) -> bool:
+        """That transaction held; is anything left to do?"""
         self._left = True
+        return not self.alone
 
     async def leave(self) -> None:
         """Remove what is left of this place, and the line with it when it was the last."""

@@ -148,14 +148,23 @@ class Locks:
         fence.end("it was released")
         if removed or self._session.ended.is_set():
             return
-        outcome = self._releases.submit(fence.nonce, fence.modes)
+
+        def late(error: BaseException | None) -> None:
+            if error is not None:
+                self._insist(fence)
+
+        outcome = self._releases.submit(fence.nonce, fence.modes, late)
         try:
-            await asyncio.wait({outcome}, timeout=_LEAVE_SECONDS)
-            if not outcome.done() or outcome.exception() is not None:
-                await asyncio.wait({self._insist(fence, outcome)}, timeout=_LEAVE_SECONDS)
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await outcome
+        except TimeoutError:
+            return
         except asyncio.CancelledError:
-            self._insist(fence, outcome)
+            if not outcome.cancelled() and outcome.exception() is not None:
+                self._insist(fence)
             raise
+        except EngineError:
+            await asyncio.wait({self._insist(fence)}, timeout=_LEAVE_SECONDS)
 
     # --- locks of commands ------------------------------------------------------------------------
 
@@ -257,14 +266,11 @@ class Locks:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _insist(self, fence: Fence, outcome: asyncio.Future[int]) -> asyncio.Task[None]:
-        return self._session.background(self._release(fence, outcome), name=f"release {fence.nonce}")
+    def _insist(self, fence: Fence) -> asyncio.Task[None]:
+        return self._session.background(self._release(fence), name=f"release {fence.nonce}")
 
-    async def _release(self, fence: Fence, outcome: asyncio.Future[int]) -> None:
+    async def _release(self, fence: Fence) -> None:
         """Until it is certain: a hold that stayed behind in a living session would stay for good."""
-        with contextlib.suppress(EngineError):
-            await outcome
-            return
         while not self._session.ended.is_set():
             try:
                 await steadily(self._session, lambda: self._releases.end(fence.nonce, fence.modes))

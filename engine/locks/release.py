@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from engine.coordination.operations import Reason, Rejected, SetData
 from engine.coordination.session import Session
 from engine.errors import OutcomeUnknown
-from engine.locks.commits import GroupCommit
+from engine.locks.commits import Abandoned, GroupCommit
 from engine.locks.keys import Key, Mode
 from engine.locks.transactions import Step, abandoning, releasing
 
@@ -21,10 +21,12 @@ class Releases:
         self._session = session
         self._commits = commits
 
-    def submit(self, nonce: str, modes: Mapping[Key, Mode]) -> asyncio.Future[int]:
+    def submit(
+        self, nonce: str, modes: Mapping[Key, Mode], abandoned: Abandoned | None = None
+    ) -> asyncio.Future[int]:
         """The first try of `end`, which in most cases is the only one needed."""
         steps = releasing(self._session.paths, nonce, modes)
-        return self._commits.submit([step.operation for step in steps])
+        return self._commits.submit([step.operation for step in steps], abandoned)
 
     async def end(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
-from engine.coordination.operations import Create, MalformedNode, Node, Operation, Reason, Rejected
+from engine.coordination.operations import Create, Delete, MalformedNode, Node, Reason, Rejected
 from engine.coordination.session import Session
 from engine.errors import EngineError, NotFound, OutcomeUnknown, Unavailable
 from engine.locks.commits import GroupCommit
@@ -91,25 +91,27 @@ class Takings:
 
     # --- one try ----------------------------------------------------------------------------------
 
-    async def _attempt(self, hold: Hold, then: Operation | None = None) -> int:
-        """Take all keys now, with `then` in the same transaction. Raises `LockRefused`."""
+    async def _attempt(self, hold: Hold, place: Place | None = None) -> int:
+        """Take all keys now, and leave the line in the same transaction. Raises `LockRefused`."""
         data = hold.to_json()
         found: dict[Key, Found] = {}
-        rest = [] if then is None else [Step(then)]
         while True:
             steps = taking(self._session.paths, hold.nonce, data, hold.modes, found, ephemeral=hold.ephemeral)
-            steps += rest
-            outcome = self._commits.submit([step.operation for step in steps])
+            steps += [Step(operation) for operation in place.leaving()] if place is not None else []
+            outcome = self._commits.submit(
+                [step.operation for step in steps], lambda error: self._abandoned(hold, data, error)
+            )
             try:
                 try:
-                    czxid: int | None = await asyncio.shield(outcome)
+                    czxid: int | None = await outcome
                 except OutcomeUnknown:
                     czxid = await self._settled(hold, data)
                 if czxid is not None:
                     return czxid
                 continue
             except asyncio.CancelledError:
-                self._session.background(self._undo(hold, data, outcome), name=f"undo {hold.nonce}")
+                if not outcome.cancelled():  # it was answered just before, or not at all
+                    self._abandoned(hold, data, outcome.exception())
                 raise
             except Rejected as refused:
                 step, reason = steps[refused.index], refused.reason
@@ -118,8 +120,10 @@ class Takings:
                     await self._prepare()
                 else:
                     found[step.key] = await self._look(step.key, hold.modes[step.key])
-            elif step.operation is then:
-                raise Displaced(f"{step.operation.path} is gone")
+            elif place is not None and isinstance(step.operation, Delete):
+                if reason is not Reason.NOT_EMPTY:
+                    raise Displaced(f"{step.operation.path} is gone")
+                place.alone = False  # somebody has just queued up behind us
             elif reason is Reason.ABSENT:
                 await self._prepare()
             elif (czxid := await self._settled(hold, data)) is not None:
@@ -139,14 +143,16 @@ class Takings:
         key, mode = next(iter((view.modes if view else hold.modes).items()))
         raise AlreadyHeld(key, mode, view or HoldView.unknown(hold.nonce, key, mode))
 
-    async def _undo(self, hold: Hold, data: bytes, outcome: asyncio.Future[int]) -> None:
+    def _abandoned(self, hold: Hold, data: bytes, error: BaseException | None) -> None:
         """Whoever asked was cancelled before the answer: nobody would release what was taken."""
+        taken = error is None
+        if (taken or isinstance(error, OutcomeUnknown)) and not self._session.ended.is_set():
+            self._session.background(self._undo(hold, data, taken=taken), name=f"undo {hold.nonce}")
+
+    async def _undo(self, hold: Hold, data: bytes, *, taken: bool) -> None:
         try:
-            try:
-                await outcome
-            except OutcomeUnknown:
-                if await self._settled(hold, data) is None:
-                    return
+            if not taken and await steadily(self._session, lambda: self._settled(hold, data)) is None:
+                return
             await steadily(self._session, lambda: self._releases.end(hold.nonce, hold.modes))
         except EngineError:
             return  # refused, so nothing was taken; or the session is over, and the hold with it
@@ -216,15 +222,18 @@ class Takings:
     async def _wait(self, hold: Hold, latest: list[LockRefused]) -> int:
         while True:
             place = Place(self._session, self._watches, latest[-1].key, hold.attempt, hold.to_json())
+            leaves = True
             try:
                 await place.join()
-                return await self._at_head(hold, place, latest)
+                czxid = await self._at_head(hold, place, latest)
+                leaves = place.left()
+                return czxid
             except Displaced:
                 continue
             except _Elsewhere:
                 continue
             finally:
-                if not self._session.ended.is_set():
+                if leaves and not self._session.ended.is_set():
                     self._session.background(place.leave(), name=f"leave {place.key}")
 
     async def _at_head(self, hold: Hold, place: Place, latest: list[LockRefused]) -> int:
@@ -244,8 +253,7 @@ class Takings:
                     if refused.mode is Mode.SHARED:
                         continue  # one of perhaps many sharers has left
                 try:
-                    czxid = await self._attempt(hold, place.leaving())
-                    place.left()
+                    czxid = await self._attempt(hold, place)
                     if place.alone:
                         self._uncontended((key,))
                     return czxid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from engine.coordination.local import LocalServer
 from engine.coordination.session import Session, SessionSettings
 from engine.locks.lock import FOREVER, LockRefused
 from tests.contract.coordination.conftest import settings_for
-from tests.contract.locks.conftest import Engine, engine_on, left, nothing_left, waiting
+from tests.contract.locks.conftest import Engine, engine_on, nothing_left, waiting
 
 
 async def test_waiters_are_served_in_the_order_in_which_they_came(
@@ -44,14 +45,14 @@ async def test_a_release_wakes_one_waiter_and_leaves_the_others_asleep(
     """Counted on the wire: what the engine of the waiters asks ZooKeeper in one handoff."""
     asked = 0
     channel = b.session._channel
-    ask = channel.ask
+    send = channel.send
 
-    async def counting(request: object, *, write: bool = False) -> object:
+    def counting(*arguments: Any, **options: Any) -> asyncio.Future[Any]:
         nonlocal asked
         asked += 1
-        return await ask(request, write=write)
+        return send(*arguments, **options)
 
-    channel.ask = counting  # type: ignore[method-assign]
+    channel.send = counting  # type: ignore[method-assign]
     release = [asyncio.Event() for _ in range(10)]
     got = [asyncio.Event() for _ in range(10)]
 
@@ -223,4 +224,4 @@ async def test_who_waits_goes_on_waiting_over_a_break_of_the_connection(
         link.thaw()
         async with asyncio.timeout(20):
             await task
-    assert await left(onlooker) == []
+    await nothing_left(onlooker)

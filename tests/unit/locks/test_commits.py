@@ -20,6 +20,9 @@ class Wire:
         self.made: set[str] = set()
         self.lost = False
 
+    def transmit(self, *operations: Operation) -> asyncio.Future[list[Result]]:
+        return asyncio.ensure_future(self.commit(*operations))
+
     async def commit(self, *operations: Operation) -> list[Result]:
         paths = [operation.path for operation in operations]
         self.sent.append(paths)
