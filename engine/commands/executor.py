@@ -220,13 +220,14 @@ class CommandExecutor:
     async def _write_progress(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            for run, _task in list(self._runs.values()):
-                if run.progress is not None:
-                    percent, message = run.progress
-                    run.progress = None
-                    await self._write_one(run, percent, message)
+            told = [run for run, _task in self._runs.values() if run.progress is not None]
+            await asyncio.gather(*(self._write_one(run) for run in told))
 
-    async def _write_one(self, run: Run, percent: int, message: str) -> None:
+    async def _write_one(self, run: Run) -> None:
+        if run.progress is None:
+            return
+        (percent, message), run.progress = run.progress, None
+
         async def write(connection: AsyncConnection) -> None:
             await store.set_progress(connection, run.id, run.claim.epoch, percent, message)
 

@@ -192,6 +192,7 @@ class Run:
     async def _record(self, record: StepRecord, result: Json) -> None:
         """Write the result and, in the same transaction, whatever can follow at once."""
         self._result = (record.operation_id, result)
+        self.progress = None  # the step's end says more
         step = self._steps[record.name]
 
         async def record_alone(tx: Transaction) -> None:
@@ -474,7 +475,7 @@ class Run:
             async def write(connection: AsyncConnection) -> Written:
                 tx = Transaction(connection, self._services, self.history, self._context)
                 await moves(tx)
-                return tx.written()
+                return await tx.finish()
 
             try:
                 self.claim.authority.check()

@@ -105,6 +105,7 @@ class Submission:
             shard = await store.request_cancel(connection, command_id)
             rows = self._rows(connection, command_id, user)
             await rows.event("command_cancel_requested", f"command {command_id} is to be cancelled")
+            await rows.flush()
         await self._tell(shard)
         return (await self.store.history(command_id)).command
 
@@ -122,6 +123,7 @@ class Submission:
             rows = self._rows(connection, command_id, user)
             message = f"command {command_id} was resolved by {user or 'an operator'}: {outcome}"
             await rows.event("command_resolved", message, data={"outcome": outcome})
+            await rows.flush()
         record = (await self.store.history(command_id)).command
         if record.ended and record.has_locks:
             with contextlib.suppress(EngineError):  # else the sweeper does it
@@ -228,6 +230,7 @@ class Submission:
                 )
             what = f"{record.type} of {record.entity_kind} {record.entity_id}"
             await rows.event("command_submitted", f"{what} was asked for by {record.user or 'somebody'}")
+            await rows.flush()
 
     async def _give_back(self, locks: CommandLocks, command_id: str, error: BaseException) -> None:
         """Unless the row may be there after all (a commit's answer was lost): then they stay its own."""

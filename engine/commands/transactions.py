@@ -42,6 +42,9 @@ class Transaction:
     ) -> None:
         self.history = history
         self.now: datetime = services.now()
+        self._found = history.command
+        self._changes: dict[str, Any] = {}
+        self._guarded = False
         self._connection = connection
         self._services = services
         self._context = context
@@ -54,13 +57,23 @@ class Transaction:
             now=self.now,
         )
 
-    def written(self) -> Written:
+    async def finish(self) -> Written:
+        """Write what is still to be written; called once, last."""
+        if self._changes or not self._guarded:
+            await self._guard()
+        await self.rows.flush()
         return Written(self.history, self.rows.told)
 
     async def change(self, **changes: Any) -> None:
-        """The command's row; the guard of every transaction."""
-        record = await store.change(self._connection, self.history.command, **changes)
+        """The command's row. It is written, and with it guarded, once for the whole transaction."""
+        self._changes |= changes
+        record = dataclasses.replace(self.history.command, **changes)
         self.history = dataclasses.replace(self.history, command=record)
+
+    async def _guard(self) -> None:
+        record = await store.change(self._connection, self._found, **self._changes)
+        self.history = dataclasses.replace(self.history, command=record)
+        self._found, self._changes, self._guarded = record, {}, True
 
     async def change_step(self, record: StepRecord, **changes: Any) -> StepRecord:
         changed = await store.change_step(self._connection, record, **changes)
@@ -161,6 +174,7 @@ class Transaction:
         ended = self.history.command
         await self._tell_of(f"command_{state}", f"{state}: {ended.error}" if ended.error else f"{state}")
         if command.parent_id is not None:
+            await self._guard()  # the end has to be seen by whoever counts the children
             parent_shard = await store.wake_parent(self._connection, command)
             if parent_shard is not None:
                 self.rows.told.add(parent_shard)

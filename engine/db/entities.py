@@ -35,6 +35,7 @@ class EntityRows:
     ) -> None:
         """`command`: what events say of the command that they belong to."""
         self.told: set[ShardId] = set()
+        self._events: list[events.NewEvent] = []
         self._connection = connection
         self._shard_of = shard_of
         self._engine = engine
@@ -75,15 +76,21 @@ class EntityRows:
     async def event(
         self, kind: str, message: str, *, host_id: HostId | None = None, data: Json | None = None
     ) -> None:
-        await events.record(
-            self._connection,
-            kind,
-            message,
-            engine=self._engine,
-            host_id=host_id,
-            data={**self._command, **(data or {})},
-            at=self._now,
+        self._events.append(
+            events.NewEvent(
+                kind=kind,
+                message=message,
+                engine=self._engine,
+                host_id=host_id,
+                data={**self._command, **(data or {})},
+                at=self._now,
+            )
         )
+
+    async def flush(self) -> None:
+        """Write the events; to be called before the commit."""
+        told, self._events = self._events, []
+        await events.record_all(self._connection, told)
 
     def shard_of(self, id: str) -> ShardId:
         return self._shard_of(id)
