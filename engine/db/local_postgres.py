@@ -1,9 +1,9 @@
 """A private PostgreSQL as a child of this process: for tests and for clusters on one machine.
 
 It listens on 127.0.0.1 only, keeps its data in a directory of its own, and ends when its parent
-does. PostgreSQL refuses to be root's: root runs it as the user `postgres`. Tests also kill, freeze
-and restart it. Everything here blocks; call `start` in the main thread (the kernel ends a child with
-the *thread* that started it), and the rest in asyncio through `asyncio.to_thread`.
+does. PostgreSQL refuses to be root's: root runs it as the user `postgres`, or as `nobody`. Tests also
+kill, freeze and restart it. Everything here blocks; call `start` in the main thread (the kernel ends a
+child with the *thread* that started it), and the rest in asyncio through `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LocalPostgres:
         `settings`: more `name=value`.
         """
         self._binaries = find_binaries()
-        self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+        self._owner = _unprivileged() if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="engine-postgres-", dir=parent))
         self._data = self.directory / "data"
         self.log_path = self.directory / "postgres.log"
@@ -249,6 +249,13 @@ class LocalPostgres:
     def _signal(self, number: signal.Signals) -> None:
         if self.running and self._process is not None:
             os.kill(self._process.pid, number)
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:  # not from a package: POSTGRES_BIN
+        return pwd.getpwnam("nobody")
 
 
 def _free_port() -> int:
