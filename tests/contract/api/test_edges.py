@@ -15,7 +15,7 @@ from tests.contract.api.conftest import GivenCluster, conducting
 from tests.databases import only_sqlite
 
 
-@pytest.mark.parametrize("path", ["/v2", "/v1/nosuch", "/v1/hosts/a/b", "/v1/config/hosts", "/v1/%2e%2e"])
+@pytest.mark.parametrize("path", ["/v2", "/v1/nosuch", "/v1/hosts/a/b/c", "/v1/config/hosts", "/v1/%2e%2e"])
 async def test_an_unknown_path_is_not_found_and_says_where_to_look(api: ASGIConductor, path: str) -> None:
     result = await api.simulate_get(path)
     assert (result.status_code, result.headers["content-type"]) == (404, "application/problem+json")
