@@ -136,9 +136,9 @@ async def our_singles(server: LocalServer, figures: Figures, count: int) -> None
                     raise SystemExit("two have the lock")
 
         await exclusive()
-        for _ in range(4):  # in turns: whatever else the machine does befalls them alike
-            await timed(figures, "floor", count // 4, floor)
-            await timed(figures, "exclusive.ours", count // 4, exclusive)
+        for _ in range(count):  # in turns: whatever else the machine does befalls them alike
+            await timed(figures, "floor", 1, floor)
+            await timed(figures, "exclusive.ours", 1, exclusive)
         await timed(figures, "shared.ours", count, shared)
         await timed(figures, "ten_keys.ours", count // 4, many)
         for _ in range(count // 4):
@@ -306,8 +306,8 @@ def say_all(figures: Figures) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200, help="of each measure, in each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=60, help="of each measure, in each round")
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--smoke", action="store_true", help="few of each, one round")
     arguments = parser.parse_args()
     if arguments.smoke:
