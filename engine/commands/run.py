@@ -74,6 +74,7 @@ class Run:
         until = services.now() + timedelta(seconds=services.settings.quarantine_seconds)
         self._late_until: datetime | None = until if taken_over else history.command.quarantine_until
         self._ambiguous = taken_over
+        self._orphaned = False
 
     @property
     def id(self) -> str:
@@ -512,9 +513,13 @@ class Run:
         fresh = await self._answered(lambda: self._services.store.history(self.id))
         if fresh.command.epoch != self.claim.epoch or fresh.command.shard != self.claim.shard:
             raise _Left
-        if fresh == self.history:
-            raise Fenced(f"command {self.id}: its shard or its root has another owner")
-        self.history = fresh
+        if fresh != self.history:
+            self.history = fresh
+            return
+        if self._orphaned or fresh.command.root_id == self.id:
+            raise Fenced(f"command {self.id}: its shard has another owner")
+        self._orphaned = True
+        await self._write(lambda tx: tx.orphan())
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer."""

@@ -164,12 +164,17 @@ async def insert_key(
     )
 
 
-async def change(connection: AsyncConnection, record: CommandRecord, **changes: Any) -> CommandRecord:
-    """The row guard, and the command as it is afterwards. Raises `Fenced`."""
+async def change(
+    connection: AsyncConnection, record: CommandRecord, *, orphan: bool = False, **changes: Any
+) -> CommandRecord:
+    """The row guard, and the command as it is afterwards. Raises `Fenced`.
+
+    `orphan`: whatever became of its root; only to say that it cannot go on.
+    """
     changes.setdefault("state", record.state)
     guard = [command.c.id == record.id, command.c.epoch == record.epoch, command.c.ended_at.is_(None)]
     guard.append(command.c.lock_token.is_not_distinct_from(record.lock_token))
-    if record.root_id != record.id:
+    if record.root_id != record.id and not orphan:
         root_holds = sa.select(_root.c.id).where(
             _root.c.id == record.root_id, _root.c.ended_at.is_(None), ~_stripped(_root)
         )

@@ -45,6 +45,7 @@ class Transaction:
         self._found = history.command
         self._changes: dict[str, Any] = {}
         self._guarded = False
+        self._orphan = False
         self._connection = connection
         self._services = services
         self._context = context
@@ -71,7 +72,7 @@ class Transaction:
         self.history = dataclasses.replace(self.history, command=record)
 
     async def _guard(self) -> None:
-        record = await store.change(self._connection, self._found, **self._changes)
+        record = await store.change(self._connection, self._found, orphan=self._orphan, **self._changes)
         self.history = dataclasses.replace(self.history, command=record)
         self._found, self._changes, self._guarded = record, {}, True
 
@@ -162,6 +163,11 @@ class Transaction:
     async def ask_operator(self, why: str) -> None:
         await self.change(state=CommandState.NEEDS_OPERATOR, error=why)
         await self._tell_of("command_needs_operator", f"needs an operator: {why}")
+
+    async def orphan(self) -> None:
+        """Its root has ended or has lost its locks: nothing covers it any more."""
+        self._orphan = True
+        await self.ask_operator("the command above it has ended or has lost its locks")
 
     async def end(self, state: CommandState, error: str | None = None) -> None:
         command = self.history.command

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from engine.commands import store
 from engine.commands.records import CommandState, StepState
 from engine.errors import AuthorityLost, Conflict
 from engine.plugin import EngineId, ShardId
@@ -191,3 +192,27 @@ async def test_a_row_without_its_hold_does_not_run(cluster: Cluster) -> None:
     assert history.command.state is CommandState.FAILED
     assert history.command.error == "its locks were gone before it began"
     assert cluster.world.effects == []
+
+
+async def test_a_child_whose_root_loses_its_locks_stops_and_asks(cluster: Cluster) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def boundary(where: str, step: str) -> None:
+        if (where, step) == ("after_intent", "kid0"):
+            entered.set()
+            await go_on.wait()
+
+    cluster.world.boundary = boundary
+    async with cluster.engine("a") as engine:
+        await engine.take()
+        root = await cluster.submit("children:kid", "blind:after")
+        await entered.wait()
+        async with cluster.database.writing() as connection:
+            await store.strip(connection, root)
+        go_on.set()
+        child = next(c for c in await cluster.store.page(limit=9, parent=root) if c.entity_id == "kid-0")
+        history = await cluster.ended(child.id)
+        assert history.command.state is CommandState.NEEDS_OPERATOR
+        assert "lost its locks" in history.command.error
+        await cluster.submission.resolve(child.id, "abandon")
+    assert cluster.world.count("after") == 0
