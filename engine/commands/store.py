@@ -30,6 +30,31 @@ _root = command.alias("root")
 _EMPTY_LOCKS = '{"exclusive":[],"shared":[]}'
 
 
+def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """It has keys and yet no hold: they were released by force."""
+    return sa.and_(table.c.lock_token.is_(None), sa.cast(table.c.locks, sa.Text) != _EMPTY_LOCKS)
+
+
+# Built once: what is set are the parameters of the call; building these took most of a step's time.
+_MINE = (
+    (command.c.id == sa.bindparam("of_id"))
+    & (command.c.epoch == sa.bindparam("of_epoch"))
+    & command.c.ended_at.is_(None)
+    & command.c.lock_token.is_not_distinct_from(sa.bindparam("of_token", type_=sa.BigInteger))
+)
+_ROOT_HOLDS = (
+    sa.select(_root.c.id)
+    .where(_root.c.id == sa.bindparam("of_root"), _root.c.ended_at.is_(None), ~_stripped(_root))
+    .exists()
+)
+_CHANGE = command.update().where(_MINE).returning(command.c.cancel_requested)
+_CHANGE_CHILD = command.update().where(_MINE, _ROOT_HOLDS).returning(command.c.cancel_requested)
+_INSERT_STEP = step.insert()
+_CHANGE_STEP = step.update().where(
+    step.c.operation_id == sa.bindparam("of_operation"), step.c.state == sa.bindparam("of_state")
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claimed:
     """A command that is ours now; `taken_over` from an owner who did not hand it over."""
@@ -172,15 +197,11 @@ async def change(
     `orphan`: whatever became of its root; only to say that it cannot go on.
     """
     changes.setdefault("state", record.state)
-    guard = [command.c.id == record.id, command.c.epoch == record.epoch, command.c.ended_at.is_(None)]
-    guard.append(command.c.lock_token.is_not_distinct_from(record.lock_token))
-    if record.root_id != record.id and not orphan:
-        root_holds = sa.select(_root.c.id).where(
-            _root.c.id == record.root_id, _root.c.ended_at.is_(None), ~_stripped(_root)
-        )
-        guard.append(root_holds.exists())
-    statement = command.update().where(*guard).values(changes).returning(command.c.cancel_requested)
-    row = (await connection.execute(statement)).one_or_none()
+    statement = _CHANGE if orphan or record.root_id == record.id else _CHANGE_CHILD
+    found = {"of_id": record.id, "of_epoch": record.epoch, "of_token": record.lock_token}
+    if statement is _CHANGE_CHILD:
+        found["of_root"] = record.root_id
+    row = (await connection.execute(statement, {**found, **changes})).one_or_none()
     if row is None:
         raise Fenced(f"command {record.id} is no longer ours, or its locks are gone")
     return dataclasses.replace(record, **{"cancel_requested": row.cancel_requested, **changes})
@@ -200,16 +221,13 @@ async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
 
 
 async def insert_step(connection: AsyncConnection, record: StepRecord) -> None:
-    await connection.execute(step.insert().values(dataclasses.asdict(record)))
+    await connection.execute(_INSERT_STEP, dataclasses.asdict(record))
 
 
 async def change_step(connection: AsyncConnection, record: StepRecord, **changes: Any) -> StepRecord:
     """Raises `Fenced` where the step is not as it was."""
-    result = await connection.execute(
-        step.update()
-        .where(step.c.operation_id == record.operation_id, step.c.state == record.state)
-        .values(changes)
-    )
+    found = {"of_operation": record.operation_id, "of_state": str(record.state)}
+    result = await connection.execute(_CHANGE_STEP, {**found, **changes})
     if not result.rowcount:
         raise Fenced(f"step {record.name} of command {record.command_id} was changed by somebody else")
     return dataclasses.replace(record, **changes)
@@ -270,11 +288,6 @@ async def cancel_children(connection: AsyncConnection, operation_id: str) -> lis
 def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
     """An equality where it can be one, so that an index in the list's order serves."""
     return column == values[0] if len(values) == 1 else column.in_(values)
-
-
-def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """It has keys and yet no hold: they were released by force."""
-    return sa.and_(table.c.lock_token.is_(None), sa.cast(table.c.locks, sa.Text) != _EMPTY_LOCKS)
 
 
 async def _histories(connection: AsyncConnection, ids: Collection[str]) -> list[History]:
