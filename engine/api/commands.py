@@ -21,9 +21,24 @@ from engine.commands.submission import Submission
 from engine.errors import InvalidInput
 
 LONGEST_WAIT_SECONDS = 30.0
+MASK = "********"
+
+_SECRET = frozenset({"password", "secret", "token", "key"})
 
 _DURATION = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def without_secrets(value: Any) -> Any:
+    """`value` with every field that is named like a secret masked, however deep."""
+    if isinstance(value, Mapping):
+        return {
+            name: MASK if name in _SECRET and inner is not None else without_secrets(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner) for inner in value]
+    return value
 
 
 def command_document(command: CommandRecord) -> dict[str, Any]:
@@ -32,7 +47,7 @@ def command_document(command: CommandRecord) -> dict[str, Any]:
         "type": command.type,
         "state": command.state,
         "entity": {"kind": command.entity_kind, "id": command.entity_id},
-        "arguments": command.arguments,
+        "arguments": without_secrets(command.arguments),
         "percent": command.percent,
         "message": command.message,
         "error": command.error,
@@ -58,7 +73,7 @@ def step_document(step: StepRecord) -> dict[str, Any]:
         "host_id": step.host_id,
         "operation_id": step.operation_id,
         "children": step.children,
-        "result": step.result,
+        "result": without_secrets(step.result),
         "error": step.error,
         "intended_at": step.intended_at,
         "ended_at": step.ended_at,
