@@ -118,6 +118,13 @@ class Resource:
         )
         return [Effect(*row) for row in rows]
 
+    def acquisitions(self) -> int:
+        """At least as many as this: those that one transaction took together count once."""
+        (number,) = self._database.execute(
+            "select count(*) from (select distinct holder, token from effect)"
+        ).fetchone()
+        return int(number)
+
     def count(self, table: str) -> int:
         (number,) = self._database.execute(f"select count(*) from {table}").fetchone()
         return int(number)

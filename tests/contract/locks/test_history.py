@@ -133,18 +133,19 @@ async def run_history(
     async with troubled(zookeeper.hosts, cluster, str(file), "fenced") as trouble:
         await until(
             lambda: (
-                resource.count("effect") >= acquisitions
+                resource.acquisitions() >= acquisitions
                 and resource.count("refusal") >= 1
                 and trouble.kills >= 2
                 and trouble.freezes >= 2
             ),
             seconds=60 + acquisitions / LEAST_RATE,
         )
-        rate = resource.count("effect") / (boottime() - began)
+        taken = resource.acquisitions()
+        rate = taken / (boottime() - began)
     effects = resource.effects()
     print(
-        f"\nlock history: {len(effects)} effects, {rate:.0f} a second, {trouble.kills} kills, "
-        f"{trouble.freezes} freezes, {resource.count('refusal')} late writes refused"
+        f"\nlock history: {taken} acquisitions, {len(effects)} effects, {rate:.0f} a second, "
+        f"{trouble.kills} kills, {trouble.freezes} freezes, {resource.count('refusal')} late writes refused"
     )
     resource.close()
     assert rate >= LEAST_RATE, f"void: only {rate:.0f} a second"
