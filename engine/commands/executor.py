@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from engine.commands import store
 from engine.commands.run import Run
 from engine.commands.services import Services, ShardClaim
@@ -228,7 +226,7 @@ class CommandExecutor:
             return
         (percent, message), run.progress = run.progress, None
 
-        async def write(connection: AsyncConnection) -> None:
+        async def write(connection: store.Connection) -> None:
             await store.set_progress(connection, run.id, run.claim.epoch, percent, message)
 
         try:

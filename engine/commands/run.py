@@ -17,10 +17,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from engine.clock import boottime
-from engine.commands import planning
+from engine.commands import planning, store
 from engine.commands.context import Context
 from engine.commands.planning import Declared
 from engine.commands.records import CommandState, Goal, History, StepRecord, StepState
@@ -473,7 +471,7 @@ class Run:
         while True:
             before = self.history
 
-            async def write(connection: AsyncConnection) -> Written:
+            async def write(connection: store.Connection) -> Written:
                 tx = Transaction(connection, self._services, self.history, self._context)
                 await moves(tx)
                 return await tx.finish()

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from engine import arguments
 from engine.commands import store
 from engine.commands.planning import Intend
@@ -38,7 +36,7 @@ class Transaction:
     """One open transaction for one command; what it has come to is `history`."""
 
     def __init__(
-        self, connection: AsyncConnection, services: Services, history: History, context: MakeContext
+        self, connection: store.Connection, services: Services, history: History, context: MakeContext
     ) -> None:
         self.history = history
         self.now: datetime = services.now()
