@@ -99,7 +99,7 @@ class Place:
                     await self._delete(self._line)
                 return
             except Unavailable:
-                with contextlib.suppress(Unavailable):
+                with contextlib.suppress(Unavailable, AuthorityLost):  # the loop looks whether it is over
                     await self._reconnected()
             except AuthorityLost:
                 return
