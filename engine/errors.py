@@ -63,3 +63,11 @@ class HostRefused(EngineError):
         super().__init__(f"{message} (code {code})")
         self.code = code
         self.reason = message
+
+
+class NoSuchVm(HostRefused):
+    """The host has no VM of this id (VDSM: code 1)."""
+
+
+class VmExists(HostRefused):
+    """The host has a VM of this id already (VDSM: code 4)."""

@@ -14,6 +14,7 @@ from oslo_log import log
 
 from engine import service_options
 from engine.api import options as api
+from engine.commands import options as commands
 from engine.coordination import options as coordination
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
@@ -23,7 +24,7 @@ from engine.sharding import options as sharding
 from engine.sharding.ownership import OwnershipSettings
 from engine.singletons import options as singletons
 
-_PACKAGES = (service_options, coordination, database, sharding, hosts, singletons, api)
+_PACKAGES = (service_options, coordination, database, sharding, hosts, commands, singletons, api)
 
 
 def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:

@@ -27,22 +27,34 @@ from oslo_config import cfg
 
 from engine import options
 from engine.beat import Beat
-from engine.clock import utcnow
+from engine.clock import boottime, utcnow
+from engine.commands.catalogue import load_commands
+from engine.commands.executor import CommandExecutor
+from engine.commands.reactions import Reactions
+from engine.commands.services import CommandLocks, CommandSettings, Services
+from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
+from engine.coordination.bumps import bump_inbox
 from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
 from engine.coordination.session import Session, open_session
 from engine.db.database import Database
 from engine.db.events import EventStore
+from engine.db.groupcommit import GroupCommit
+from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
 from engine.extensions import load_class
 from engine.hosts.fleet import HostFleet
+from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
+from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
 from engine.service_metrics import serving_metrics
 from engine.sharding.ownership import Ownership
 from engine.sharding.partitioners import PartitionerContext
+from engine.sharding.several import SeveralWorks
 from engine.sharding.store import EpochStore
 from engine.singletons.loading import load_singletons
 from engine.singletons.runner import SingletonRunner, settings_from
@@ -93,7 +105,10 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             database = await stack.enter_async_context(
                 Database(
-                    chosen.url, busy_timeout_seconds=chosen.busy_timeout_seconds, pool_size=chosen.pool_size
+                    chosen.url,
+                    program=self.name,
+                    busy_timeout_seconds=chosen.busy_timeout_seconds,
+                    pool_size=chosen.pool_size,
                 )
             )
             for name in self.conf.engine.drivers:
@@ -133,8 +148,11 @@ class Service:
 
         await database.check_schema()
         async with open_session(self.settings, on_identity=tell_supervisor) as session:
+            database.work_for(session.identity.session_id)
             try:
-                async with join(session, self._member()) as membership:
+                member = self._member(await identity(database))
+                async with join(session, member) as membership:
+                    require_one_database(membership)
                     self.beat.acting_under(session.authority)
                     async with session.authority.scope():
                         await self._act(database, session, membership)
@@ -144,7 +162,7 @@ class Service:
                 self.beat.acting_under(None)
         self.beat.ended(session.identity)
 
-    def _member(self) -> Member:
+    def _member(self, database: str) -> Member:
         conf = self.conf
         return Member(
             engine=self.name,
@@ -158,6 +176,7 @@ class Service:
             db="ok",
             shards=conf.sharding.shards,
             partitioner=conf.sharding.partitioner,
+            database=database,
         )
 
     async def _act(self, database: Database, session: Session, membership: Membership) -> None:
@@ -166,6 +185,7 @@ class Service:
         self._fenced = asyncio.get_running_loop().create_future()
         partitioner = self._partitioner(session)
         self._session = session
+        reactions = Reactions()
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(partitioner.close)
             fleet = await stack.enter_async_context(
@@ -173,21 +193,33 @@ class Service:
                     engine=self.name,
                     drivers=self._drivers,
                     store=HostStore(database),
+                    vms=InventoryStore(database),
                     settings=MonitorSettings.from_values(conf.hosts),
                     on_fenced=self._learn_fenced,
+                    on_ended=reactions.ended,
                 )
             )
+            work = SeveralWorks(fleet)
             ownership = await stack.enter_async_context(
                 Ownership(
                     session=session,
                     membership=membership,
                     partitioner=partitioner,
                     store=EpochStore(database),
-                    work=fleet,
+                    work=work,
                     shards=conf.sharding.shards,
                     settings=options.ownership_settings(conf),
                 )
             )
+            services = self._command_services(database, session, fleet, ownership.incarnation)
+            executor = await stack.enter_async_context(
+                CommandExecutor(
+                    services,
+                    on_fenced=self._learn_fenced,
+                    on_told=fleet.refresh,
+                )
+            )
+            work.add(executor)
             self.fleet, self._ownership = fleet, ownership
             self.beat.ready()
             LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
@@ -196,8 +228,9 @@ class Service:
                 tasks = [
                     group.create_task(ownership.run(), name="ownership"),
                     group.create_task(self._watch_database(database, membership), name="database"),
-                    group.create_task(self._heed_inbox(session, fleet), name="inbox"),
+                    group.create_task(self._heed_inbox(session, fleet, executor), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
+                    group.create_task(reactions.run(_submission(services)), name="reactions"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
                         name="singletons",
@@ -227,8 +260,31 @@ class Service:
         async with self._singletons.serving(session, incarnation=incarnation):
             await until.wait()
 
-    async def _heed_inbox(self, session: Session, fleet: HostFleet) -> None:
-        """Whoever changes hosts bumps their shard's node; the fleet compares its rows at once."""
+    def _command_services(
+        self, database: Database, session: Session, fleet: HostFleet, incarnation: int
+    ) -> Services:
+        conf = self.conf.commands
+        quarantine = conf.quarantine_seconds
+        return Services(
+            engine=self.name,
+            shards=self.conf.sharding.shards,
+            store=CommandStore(database),
+            ledger=GroupCommit(database),
+            locks=Locks(session, engine=self.name, incarnation=incarnation),
+            connections=fleet,
+            catalogue=load_commands(),
+            bump=lambda shard: bump_inbox(session, shard, by=self.name),
+            settings=CommandSettings(
+                quarantine_seconds=session.identity.timeout_seconds * 2 if quarantine is None else quarantine,
+                # Of the time that a handover may take the monitors need some, too.
+                handover_seconds=self.conf.sharding.handover_seconds * 0.6,
+                look_seconds=conf.look_seconds,
+                concurrent=conf.concurrent,
+            ),
+        )
+
+    async def _heed_inbox(self, session: Session, fleet: HostFleet, executor: CommandExecutor) -> None:
+        """Whoever changes hosts or submits commands bumps their shard's node: look at once."""
         changed: asyncio.Queue[frozenset[str]] = asyncio.Queue()
         await session.ensure(session.paths.inbox)
         async with session.replica(session.paths.inbox) as inbox:
@@ -236,7 +292,9 @@ class Service:
             try:
                 while True:
                     names = await changed.get()
-                    await fleet.refresh([ShardId(int(name)) for name in names if name.isdecimal()])
+                    shards = [ShardId(int(name)) for name in names if name.isdecimal()]
+                    executor.refresh(shards)
+                    await fleet.refresh(shards)
             finally:
                 unsubscribe()
 
@@ -251,25 +309,56 @@ class Service:
 
     async def _watch_database(self, database: Database, membership: Membership) -> None:
         """Advertise whether the database answers; give up where others reach it and we do not."""
-        silent = 0.0
+        answered_at = boottime()
+        down = False
         while True:
             await asyncio.sleep(DATABASE_PING_SECONDS)
             try:
                 async with asyncio.timeout(DATABASE_PING_SECONDS):
                     await database.ping()
             except (Unavailable, TimeoutError) as error:
-                silent += DATABASE_PING_SECONDS
-                if silent == DATABASE_PING_SECONDS:
-                    LOG.warning("the database does not answer: %s", error)
+                silent = boottime() - answered_at
+                if not down:
+                    LOG.warning("the database does not answer: %s", str(error) or "no answer in time")
                     await membership.update(db="down")
+                    down = True
                 others = [m for m in membership.members if m.engine != self.name]
                 if silent >= DATABASE_PATIENCE_SECONDS and any(m.db == "ok" for m in others):
                     raise DatabaseCut(f"no answer from the database for {silent:.0f} s: {error}") from error
             else:
-                if silent:
+                if down:
                     LOG.info("the database answers again")
                     await membership.update(db="ok")
-                silent = 0.0
+                    down = False
+                answered_at = boottime()
+
+
+def require_one_database(membership: Membership) -> None:
+    """Raise `Conflict` where a member works on another database, or on this SQLite file from elsewhere."""
+    mine = membership.me.database
+    for member in membership.members:
+        if member.database and member.database != mine:
+            raise Conflict(
+                f"{member.engine} ({member.address}, pid {member.pid}) works on another database than this"
+                f" engine ({member.database}; here {mine}): engines of a cluster share one, and engines on"
+                " several machines cannot share an SQLite file; set [database] url alike, to PostgreSQL"
+                " where there are several machines"
+            )
+
+
+def _submission(services: Services) -> Submission:
+    """How this engine itself asks for commands."""
+
+    async def locks() -> CommandLocks:
+        return services.locks
+
+    return Submission(
+        store=services.store,
+        catalogue=services.catalogue,
+        locks=locks,
+        bump=services.bump,
+        shards=services.shards,
+    )
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:

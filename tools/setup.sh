@@ -53,24 +53,34 @@ has_own_zookeeper() {
     return 1
 }
 
+has_own_postgresql() {
+    for program in "${POSTGRES_BIN:-}/postgres" /usr/lib/postgresql/*/bin/postgres; do
+        [ -x "$program" ] && return 0
+    done
+    return 1
+}
+
 # A package counts as there when it is installed, or when what it is for works without it.
 is_satisfied() {
     case $1 in
         python3-venv) [ -n "$python" ] && return 0 ;;
         default-jre-headless) java_runs && return 0 ;;
         lib*-java) has_own_zookeeper && return 0 ;;
+        postgresql) has_own_postgresql && return 0 ;;
     esac
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
-# Sets `missing` from the subset of bindep's format that bindep.txt uses: `package [platform:dpkg]`.
+# Sets `missing` from the subset of bindep's format that bindep.txt uses: `package [platform:dpkg]`, and
+# `package [platform:dpkg test]` for what only `set_up test` needs.
 find_missing_packages() {
     missing=''
     while read -r package selector rest || [ -n "$package" ]; do
         case "$package $selector $rest" in
             ' '* | '#'*) continue ;;
             *' [platform:dpkg] ') ;;
-            *) fail "bindep.txt: only lines of the form 'package [platform:dpkg]' are understood, not '$package $selector $rest'" ;;
+            *' [platform:dpkg test]') [ "$purpose" = test ] || continue ;;
+            *) fail "bindep.txt: only lines of the form 'package [platform:dpkg]' or 'package [platform:dpkg test]' are understood, not '$package $selector $rest'" ;;
         esac
         is_satisfied "$package" || missing="$missing $package"
     done <"$root/bindep.txt"
@@ -100,11 +110,21 @@ find_root() {
     exit 1
 }
 
+# Debian's package makes a server that listens on port 5432, unless it is told not to before it is installed.
+want_no_server() {
+    case " $missing " in *' postgresql '*) ;; *) return ;; esac
+    [ ! -e /etc/postgresql-common/createcluster.conf ] || return 0
+    # shellcheck disable=SC2086,SC2016  # as_root is a list of words; the inner shell expands $1
+    $as_root sh -c 'mkdir -p "$1" && echo "create_main_cluster = false" >"$1/createcluster.conf"' \
+        sh /etc/postgresql-common || fail "/etc/postgresql-common could not be written"
+}
+
 install_packages() {
     install_line="apt-get update && apt-get install --no-install-recommends -y $missing"
     find_root
     say "Installing the Debian packages that bindep.txt names and this machine lacks:"
     say "    $missing"
+    want_no_server
     # shellcheck disable=SC2086  # as_root and missing are lists of words
     {
         $as_root apt-get update -q >&2 ||
@@ -146,6 +166,7 @@ require_java() {
 }
 
 prepare_machine() {
+    purpose=$1
     find_python
     if command -v dpkg-query >/dev/null 2>&1; then
         # The distribution's own Python is too old: no package named in bindep.txt would help.
@@ -154,6 +175,8 @@ prepare_machine() {
         [ -z "$missing" ] || install_packages
     else
         without_dpkg
+        [ "$purpose" = up ] || has_own_postgresql ||
+            fail "the tests need PostgreSQL 13 or newer: install it and set POSTGRES_BIN to the directory of its program postgres"
     fi
     require_python
     require_java
@@ -235,6 +258,6 @@ prepare_venv() {
 }
 
 set_up() {
-    prepare_machine
+    prepare_machine "$1"
     prepare_venv "$1"
 }

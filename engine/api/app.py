@@ -17,21 +17,30 @@ from falcon.asgi import App, Response
 
 from engine import options
 from engine.api.cluster import ClusterWatch
+from engine.api.clusters import ClusterResource, Clusters
+from engine.api.commands import Cancellation, CommandResource, Commands, Resolution
 from engine.api.configuration import Configuration, Option
 from engine.api.dependencies import Dependencies
 from engine.api.errors import add_error_handlers
 from engine.api.events import Events
 from engine.api.health import Exposition, Health, Readiness
-from engine.api.hosts import HostResource, Hosts
+from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
+from engine.api.locking import PresentLocks
+from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import Singletons
 from engine.api.status import Status
+from engine.api.vms import VmAction, VmResource, Vms
+from engine.commands.catalogue import load_commands
+from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.extensions import installed
+from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
 
 EngineApp = App[EngineRequest, Response]
@@ -40,6 +49,7 @@ EngineApp = App[EngineRequest, Response]
 def routes(dependencies: Dependencies) -> dict[str, Any]:
     """Every route and the resource behind it."""
     cluster, secrets = dependencies.cluster, dependencies.secrets
+    inventory = InventoryStore(dependencies.database, now=dependencies.now)
     return {
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
@@ -47,6 +57,19 @@ def routes(dependencies: Dependencies) -> dict[str, Any]:
         "/v1/shards/{shard}": Shard(dependencies),
         "/v1/hosts": Hosts(dependencies),
         "/v1/hosts/{host}": HostResource(dependencies),
+        "/v1/hosts/{host}/{action}": HostAction(dependencies),
+        "/v1/vms": Vms(inventory, shards=dependencies.shards),
+        "/v1/vms/{vm}": VmResource(inventory),
+        "/v1/vms/{vm}/{action}": VmAction(inventory, dependencies.hosts, dependencies.commands),
+        "/v1/clusters": Clusters(inventory),
+        "/v1/clusters/{cluster}": ClusterResource(inventory),
+        "/v1/commands": Commands(dependencies.commands),
+        "/v1/commands/{command}": CommandResource(dependencies.commands),
+        "/v1/commands/{command}/cancel": Cancellation(dependencies.commands),
+        "/v1/commands/{command}/resolve": Resolution(dependencies.commands),
+        "/v1/locks": LockList(dependencies.locks),
+        "/v1/locks/{lock}": LockResource(dependencies.locks),
+        "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database),
         "/v1/singletons": Singletons(cluster),
         "/v1/config": Configuration(cluster, secrets),
@@ -92,14 +115,26 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     conf = options.load([file] if file else [], program="engine-api")
     settings = DatabaseSettings.from_conf(conf)
     database = Database(
-        settings.url, busy_timeout_seconds=settings.busy_timeout_seconds, pool_size=settings.pool_size
+        settings.url,
+        program="api",
+        busy_timeout_seconds=settings.busy_timeout_seconds,
+        pool_size=settings.pool_size,
     )
     cluster = ClusterWatch(options.session_settings(conf))
+    locks = PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}")
     drivers = frozenset(installed("engine.drivers"))
     dependencies = Dependencies(
         database=database,
         hosts=HostStore(database, drivers=drivers),
         cluster=cluster,
+        commands=Submission(
+            store=CommandStore(database),
+            catalogue=load_commands(),
+            locks=locks,
+            bump=cluster.bump,
+            shards=conf.sharding.shards,
+        ),
+        locks=locks,
         shards=conf.sharding.shards,
         drivers=drivers,
         secrets=frozenset(

@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Self
 
-import orjson
-
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
+from engine.coordination.bumps import bump_inbox
 from engine.coordination.membership import observe_members
-from engine.coordination.operations import Create, Reason, Rejected, SetData
 from engine.coordination.paths import Paths
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import EngineError, Unavailable
@@ -78,16 +76,19 @@ class ClusterWatch:
         """Since when the snapshot may be out of date; None when it is current."""
         return self._stale_since
 
+    @property
+    def session(self) -> Session:
+        """The session of this moment. Raises `Unavailable` while there is none."""
+        if self._session is None or not self._session.connected:
+            raise Unavailable(self._trouble or "ZooKeeper is not connected")
+        return self._session
+
     async def bump(self, shard: ShardId) -> None:
         """Tell the owner of `shard` that something waits for it. Raises `Unavailable`."""
-        session = self._session
-        if session is None or not session.connected:
-            raise Unavailable(self._trouble or "ZooKeeper is not connected")
-        path = self.paths.inbox_shard(shard)
-        data = orjson.dumps({"at": self._now(), "by": "api"})
+        session = self.session
         try:
             async with asyncio.timeout(BUMP_SECONDS):
-                await _set_or_create(session, path, data)
+                await bump_inbox(session, shard, by="api")
         except TimeoutError:
             raise Unavailable(f"ZooKeeper did not answer within {BUMP_SECONDS:g} s") from None
 
@@ -163,13 +164,3 @@ class ClusterWatch:
     def _not_current(self, why: str) -> None:
         self._trouble = why
         self._stale_since = self._stale_since or self._now()
-
-
-async def _set_or_create(session: Session, path: str, data: bytes) -> None:
-    try:
-        await session.commit(SetData(path, data))
-    except Rejected as refused:
-        if refused.reason is not Reason.ABSENT:
-            raise
-        with contextlib.suppress(Rejected):  # another process has just created it: that is a bump too
-            await session.commit(Create(path, data))

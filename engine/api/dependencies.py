@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -10,8 +10,10 @@ from typing import Protocol
 from engine.api.metrics import Metrics
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
+from engine.commands.submission import Submission
 from engine.db.database import Database
 from engine.hosts.store import HostStore
+from engine.locks.lock import Locks
 from engine.plugin import ShardId
 
 
@@ -36,11 +38,14 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """`shards` is how many the cluster has; `secrets` the `group/option` names never shown."""
+    """`locks` gives those of the present session, or raises `Unavailable`; `shards` is how many the cluster
+    has; `secrets` the `group/option` names never shown."""
 
     database: Database
     hosts: HostStore
     cluster: Cluster
+    commands: Submission
+    locks: Callable[[], Awaitable[Locks]]
     shards: int
     drivers: Collection[str]
     secrets: Collection[str] = ()

@@ -16,8 +16,10 @@ import orjson
 from falcon.asgi import App, Response
 
 from engine.api.http import EngineRequest
+from engine.api.locks import lock_document
 from engine.db.errors import Duplicate
 from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Unavailable
+from engine.locks.holds import LockRefused
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +52,9 @@ async def _on_engine_error(
     if isinstance(error, Unavailable):
         LOG.warning("request=%s unavailable: %s", request.request_id, error)
         response.set_header("Retry-After", RETRY_SECONDS)
-    _problem(request, response, status, code=code, detail=str(error), fields=_fields(error))
+    _problem(
+        request, response, status, code=code, detail=str(error), fields=_fields(error), more=_more(error)
+    )
 
 
 async def _on_http_error(
@@ -84,6 +88,12 @@ def _fields(error: EngineError) -> dict[str, str]:
     return {}
 
 
+def _more(error: EngineError) -> dict[str, Any]:
+    if isinstance(error, LockRefused):
+        return {"key": error.key, "mode": error.mode, "holder": lock_document(error.holder)}
+    return {}
+
+
 def _problem(
     request: EngineRequest,
     response: Response,
@@ -92,6 +102,7 @@ def _problem(
     code: str,
     detail: str | None,
     fields: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     document: dict[str, Any] = {
         "type": "about:blank",
@@ -100,6 +111,7 @@ def _problem(
         "detail": detail or status.phrase,
         "code": code,
         "request_id": request.request_id,
+        **(more or {}),
     }
     if fields:
         document["fields"] = dict(fields)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
 
+from engine.api.commands import submit_action
 from engine.api.dependencies import Cluster, Dependencies
+from engine.api.entities import answer_version, if_matching, taken, wanted_version
 from engine.api.fields import Fields, integer, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
 from engine.api.snapshot import ClusterSnapshot
-from engine.errors import EngineError, Unavailable
+from engine.errors import EngineError, NotFound, Unavailable
 from engine.hosts.records import Host, checked_address, checked_driver, checked_name
 from engine.hosts.status import HostStatus
 from engine.hosts.store import SORT_KEYS
@@ -48,7 +51,15 @@ def host_document(host: Host, owner: EngineId | None) -> dict[str, Any]:
         "statistics": host.statistics,
         "reported_at": host.reported_at,
         "created_at": host.created_at,
+        "cluster_id": host.cluster_id,
+        "power_management": _without_password(host.power_management),
+        "fenced_at": host.fenced_at,
+        "version": host.version,
     }
+
+
+def _without_password(agent: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if agent is None else {name: value for name, value in agent.items() if name != "password"}
 
 
 class Hosts:
@@ -103,7 +114,22 @@ class HostResource:
             with Fields(request.params):
                 pass
         found = await self._store.get(host)
-        answer(response, host_document(found, _Owners(self._dependencies.cluster).of(found)))
+        answer_version(response, host_document(found, _Owners(self._dependencies.cluster).of(found)))
+
+    async def on_patch(self, request: EngineRequest, response: Response, host: str) -> None:
+        checks: Mapping[str, Callable[[Any], Any]] = {
+            "name": _name,
+            "address": lambda value: checked_address(text(value)),
+            "port": _port,
+            "cluster": text,
+            "power_management": _agent,
+        }
+        changes = taken(await read_json(request), checks, may_be_null=("power_management",))
+        with if_matching():
+            changed = await self._store.update(host, changes, version=wanted_version(request))
+        await _bump(self._dependencies.cluster, changed, request)
+        owner = _Owners(self._dependencies.cluster).of(changed)
+        answer_version(response, host_document(changed, owner))
 
     async def on_delete(self, request: EngineRequest, response: Response, host: str) -> None:
         with Fields(request.params):
@@ -112,6 +138,37 @@ class HostResource:
         removed = await self._store.remove(found.id)
         await _bump(self._dependencies.cluster, removed, request)
         response.status = falcon.HTTP_204
+
+
+HOST_ACTIONS: Mapping[str, str] = {
+    "activate": "activate_host",
+    "maintenance": "deactivate_host",
+    "deactivate": "deactivate_host",
+    "approve": "approve_host",
+    "refresh": "refresh_host",
+    "fence": "fence_host",
+    "confirm-rebooted": "confirm_rebooted",
+}
+
+
+class HostAction:
+    """`POST /v1/hosts/{host}/{action}`; `fence` takes `power`: on, off, reboot or status."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._store = dependencies.hosts
+        self._submission = dependencies.commands
+
+    async def on_post(self, request: EngineRequest, response: Response, host: str, action: str) -> None:
+        if action not in HOST_ACTIONS:
+            raise NotFound(f"a host has no action {action[:64]!r}; there are {', '.join(HOST_ACTIONS)}")
+        body = await read_json(request) if request.content_length else {}
+        arguments: dict[str, Any] = {}
+        with Fields(body) as fields:
+            if action == "fence":
+                arguments["power"] = fields.take("power", text)
+        found = await self._store.get(host)
+        arguments["host_id"] = found.id
+        await submit_action(request, response, self._submission, HOST_ACTIONS[action], arguments)
 
 
 class _Owners:
@@ -143,6 +200,20 @@ def _port(value: Any) -> int:
     if isinstance(value, str):
         raise ValueError("must be a number from 1 to 65535, not a string")
     return integer(1, 65535)(value)
+
+
+def _agent(value: Any) -> dict[str, Any]:
+    """How the power of a host is reached: the fields of `FenceAgent`."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object or null")
+    with Fields(value) as fields:
+        return {
+            "kind": fields.take("kind", text),
+            "address": fields.take("address", text),
+            "port": fields.take("port", integer(1, 65535)),
+            "username": fields.take("username", text),
+            "password": fields.take("password", text),
+        }
 
 
 def _status(value: Any) -> HostStatus:

@@ -39,11 +39,20 @@ def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partitioner", default=defaults.partitioner, help="who divides the hosts: cooperative or kazoo"
     )
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="a database that runs already, for example postgresql+asyncpg://user:password@127.0.0.1/engine"
+        " (default: an SQLite file in the state directory)",
+    )
     parser.add_argument("--tls", action="store_true", help="mutual TLS between engines and hosts")
 
 
 def layout_from(arguments: argparse.Namespace) -> Layout:
-    names = ("engines", "hosts", "api_port", "zk_port", "host_port", "shards", "partitioner", "tls")
+    names = (
+        *("engines", "hosts", "api_port", "zk_port", "host_port"),
+        *("shards", "partitioner", "database_url", "tls"),
+    )
     return Layout(**{name: getattr(arguments, name) for name in names})
 
 

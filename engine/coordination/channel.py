@@ -32,7 +32,7 @@ from engine.coordination.mailbox import Mailbox
 from engine.coordination.settings import SessionSettings
 from engine.coordination.tamed import Crossing, TamedClient
 from engine.coordination.watchdog import Watchdog
-from engine.errors import AuthorityLost, InvalidInput, OutcomeUnknown, Unavailable
+from engine.errors import AuthorityLost, EngineError, InvalidInput, OutcomeUnknown, Unavailable
 
 _CLOSE_SECONDS = 2.0
 _FAREWELL_SECONDS = 1.0
@@ -118,6 +118,12 @@ class Channel:
 
     async def ask(self, request: Any, *, write: bool = False) -> Any:
         """Send `request` and return its answer."""
+        return await self.send(request, write=write)
+
+    def send(
+        self, request: Any, *, write: bool = False, interpret: Callable[[Any], Any] | None = None
+    ) -> asyncio.Future[Any]:
+        """Hand `request` over; the future has its answer, as `interpret` returns or raises it."""
         if self.client.over or self._closing:
             raise SessionEnded("the ZooKeeper session is over")
         if not self.client.connected:
@@ -129,14 +135,17 @@ class Channel:
             if answer.done():  # nobody waits any more, or kazoo reports one failure twice
                 return
             if error is None:
-                answer.set_result(value)
+                try:
+                    answer.set_result(value if interpret is None else interpret(value))
+                except EngineError as refused:
+                    answer.set_exception(refused)
             else:
                 answer.set_exception(_translated(error, lost=sent and write))
 
         crossing = Crossing(self._mailbox, self.client.connection_number, deliver)
         self._waiting.add(crossing)
         self.client.call(request, crossing)
-        return await answer
+        return answer
 
     def post(self, call: Callable[..., None], *arguments: Any) -> None:
         self._mailbox.post(call, *arguments)

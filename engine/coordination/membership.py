@@ -40,6 +40,7 @@ _TYPES: dict[str, type] = {
     "db": str,
     "shards": int,
     "partitioner": str,
+    "database": str,
 }
 
 
@@ -58,6 +59,8 @@ class Member:
     db: DbState = "ok"
     shards: int
     partitioner: str
+    database: str = ""
+    """Which one it works on; "" where it does not say."""
     session: int = 0
 
     @classmethod
@@ -66,6 +69,7 @@ class Member:
         raw = node.json()
         if not isinstance(raw, dict):
             raise MalformedNode(f"the node of member {engine} holds no object")
+        raw.setdefault("database", "")
         for name, kind in _TYPES.items():
             if not isinstance(raw.get(name), kind) or isinstance(raw.get(name), bool):
                 raise MalformedNode(f"the node of member {engine}: {name} should be {kind.__name__}")

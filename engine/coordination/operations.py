@@ -52,12 +52,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create `path`, whose parent exists. `sequence` appends ten digits to its name."""
+    """Create `path`, whose parent exists. `sequence` appends ten digits to its name.
+
+    A `container` is persistent until it has had children and has none any more: then the server
+    removes it, within a minute or so.
+    """
 
     path: str
     data: bytes = b""
     ephemeral: bool = False
     sequence: bool = False
+    container: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +96,12 @@ Operation = Create | SetData | Delete | Check
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of one operation of a transaction: its path (with its sequence number) and, for
-    `SetData`, the new `stat`; the server tells none for the others."""
+    `SetData`, the new `stat`; the server tells none for most others. `zxid` is the transaction's
+    number, and so the czxid of all that it created."""
 
     path: str
     stat: Stat | None
+    zxid: int
 
 
 class Reason(enum.Enum):

@@ -71,6 +71,28 @@ class Paths:
         return f"{self.singletons}/{checked_name(name)}"
 
     @property
+    def locks(self) -> str:
+        return f"{self.root}/locks"
+
+    def lock(self, key: str) -> str:
+        return f"{self.locks}/{key}"
+
+    @property
+    def holds(self) -> str:
+        return f"{self.root}/holds"
+
+    def hold(self, nonce: str) -> str:
+        return f"{self.holds}/{nonce}"
+
+    @property
+    def waits(self) -> str:
+        return f"{self.root}/waits"
+
+    def line(self, key: str) -> str:
+        """Where those wait who want the lock `key`."""
+        return f"{self.waits}/{key}"
+
+    @property
     def config(self) -> str:
         return f"{self.root}/config"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.protocol.serialization import Exists, GetChildren, GetData, Sync
+from kazoo.protocol.states import WatchedEvent
 
 from engine.clock import boottime
 from engine.coordination.authority import SessionAuthority, lease_seconds
@@ -87,6 +88,7 @@ class Session:
         self._listeners: list[Callable[[bool], None]] = []
         self._replicas: list[Replica] = []
         self._end_listeners: list[Callable[[str], None]] = []
+        self._event_listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._why_ended = ""
         self._channel = Channel(
@@ -137,22 +139,32 @@ class Session:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def get(self, path: str) -> Node | None:
-        """The node, or None when there is none."""
+    def on_event(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(path)` in the loop at each event of a watch; returns the unsubscribe.
+
+        A watch is set by `watch=True` below, tells once, and is forgotten with the connection. It tells
+        whoever listens: there is one a path, however often it was asked for.
+        """
+        self._event_listeners.append(callback)
+        return lambda: self._event_listeners.remove(callback)
+
+    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+        """The node, or None when there is none. Watched is its data, where it exists."""
         try:
-            data, stat = await self._channel.ask(GetData(path, None))
+            data, stat = await self._channel.ask(GetData(path, _heard if watch else None))
         except NoNodeError:
             return None
         return Node(data or b"", stat_of(stat))
 
-    async def exists(self, path: str) -> Stat | None:
-        stat = await self._channel.ask(Exists(path, None))
+    async def exists(self, path: str, *, watch: bool = False) -> Stat | None:
+        """Watched are its birth, its data and its end."""
+        stat = await self._channel.ask(Exists(path, _heard if watch else None))
         return stat_of(stat) if stat is not None else None
 
-    async def children(self, path: str) -> list[str]:
+    async def children(self, path: str, *, watch: bool = False) -> list[str]:
         """Names of the children, sorted. Raises `NotFound` when there is no such node."""
         try:
-            names: list[str] = await self._channel.ask(GetChildren(path, None))
+            names: list[str] = await self._channel.ask(GetChildren(path, _heard if watch else None))
         except NoNodeError:
             raise NotFound(f"there is no node {path} in ZooKeeper") from None
         return sorted(names)
@@ -200,26 +212,32 @@ class Session:
         Raises `Rejected` (nothing was changed), `OutcomeUnknown` (the reply was lost),
         `Unavailable` (it was not sent), `SessionEnded`, `InvalidInput` (too large to be sent).
         """
-        if not operations:
-            return []
+        return await self.transmit(*operations) if operations else []
+
+    def transmit(self, *operations: Operation) -> asyncio.Future[list[Result]]:
+        """As `commit`, but on its way when this returns, or raises what need not be sent to be known."""
         if len(operations) > MAX_OPERATIONS:
             raise InvalidInput(f"{len(operations)} operations in one transaction; at most {MAX_OPERATIONS}")
         request = Multi.of(operations, self._channel.client.default_acl)
-        results: list[Result] = []
+        self._check_writable(len(request.payload))
         sent_at = boottime()
-        for item in await self._write(request, len(request.payload)):
-            if isinstance(item, Refusal):
-                raise item.error(operations)
-            results.append(item)
-        self.authority.renew(sent_at)
-        return results
 
-    async def _write(self, request: Any, size: int) -> Any:
+        def interpret(items: list[Result | Refusal]) -> list[Result]:
+            results: list[Result] = []
+            for item in items:
+                if isinstance(item, Refusal):
+                    raise item.error(operations)
+                results.append(item)
+            self.authority.renew(sent_at)
+            return results
+
+        return self._channel.send(request, write=True, interpret=interpret)
+
+    def _check_writable(self, size: int) -> None:
         if size > MAX_BYTES:
             raise InvalidInput(f"a write of {size} bytes; at most {MAX_BYTES}")
         if self.ended.is_set():
             raise SessionEnded(f"the session is over: {self._why_ended}")
-        return await self._channel.ask(request, write=True)
 
     async def create(
         self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False
@@ -231,7 +249,8 @@ class Session:
         request = single_create(operation, self._channel.client.default_acl)
         sent_at = boottime()
         try:
-            path, stat = await self._write(request, len(operation.data))
+            self._check_writable(len(operation.data))
+            path, stat = await self._channel.ask(request, write=True)
         except NodeExistsError:
             raise Rejected(0, Reason.EXISTS, operation.path) from None
         except NoNodeError:
@@ -334,6 +353,8 @@ class Session:
         for replica in self._replicas:
             if replica.covers(path):
                 replica.on_event(kind, path)
+        for listener in list(self._event_listeners):
+            listener(path)
 
     def _on_change(self, connected: bool) -> None:
         for replica in self._replicas:
@@ -387,6 +408,10 @@ async def open_session(
         yield session
     finally:
         await session._close()
+
+
+def _heard(event: WatchedEvent) -> None:
+    """What kazoo wants as a watcher; events reach us in `_on_event`, in the order of the wire."""
 
 
 def _batches(paths: Sequence[str]) -> list[tuple[str, ...]]:

@@ -54,11 +54,14 @@ from engine.coordination.operations import (
 
 _ERROR = -1
 _DONE = multiheader_struct.pack(-1, True, -1)
-_EPHEMERAL, _SEQUENCE = 1, 2
+_EPHEMERAL, _SEQUENCE, _CONTAINER = 1, 2, 4
 _RECURSIVE_MODE = 1
 _NO_NODE = -101
 _GET_DATA, _GET_CHILDREN = 4, 8
 _NOT_TRIED = (0, -2)
+_ZXID = struct.Struct("!q")
+_ZXID_BEFORE_BODY = 12
+"""A reply begins with its header: xid (4 bytes), zxid (8), error (4); the body follows."""
 _REASONS = {
     -110: Reason.EXISTS,
     -101: Reason.ABSENT,
@@ -118,6 +121,8 @@ class Multi:
         """A result for each operation, or one `Refusal`. A list, since kazoo goes through it."""
         results: list[Result | Refusal] = []
         codes: list[int] = []
+        # A write is answered with its own zxid; kazoo hands no header on, but all of the packet.
+        (zxid,) = _ZXID.unpack_from(buffer, offset - _ZXID_BEFORE_BODY)
         while True:
             kind, done, _ = multiheader_struct.unpack_from(buffer, offset)
             offset += multiheader_struct.size
@@ -130,9 +135,12 @@ class Multi:
             path, stat = self.operations[len(results)].path, None
             if kind == KazooCreate.type:
                 path, offset = read_string(buffer, offset)
+            elif kind == KazooCreate2.type:  # what the server answers a container with
+                path, offset = read_string(buffer, offset)
+                stat, offset = _read_stat(buffer, offset)
             elif kind == KazooSetData.type:
                 stat, offset = _read_stat(buffer, offset)
-            results.append(Result(path, stat))
+            results.append(Result(path, stat, zxid))
 
 
 def single_create(operation: Create, acl: Sequence[ACL]) -> Any:
@@ -141,8 +149,16 @@ def single_create(operation: Create, acl: Sequence[ACL]) -> Any:
     return KazooCreate2(operation.path, operation.data, acl, flags)
 
 
+class _CreateContainer(KazooCreate):  # type: ignore[misc]
+    """opcode 19, laid out as a create."""
+
+    type = 19
+
+
 def _record(operation: Operation, acl: Sequence[ACL]) -> Any:
     match operation:
+        case Create(path, data, container=True):
+            return _CreateContainer(path, data, acl, _CONTAINER)
         case Create(path, data, ephemeral, sequence):
             flags = (_EPHEMERAL if ephemeral else 0) | (_SEQUENCE if sequence else 0)
             return KazooCreate(path, data, acl, flags)

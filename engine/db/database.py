@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from engine.db import schema, sqlite
-from engine.db.errors import translated
+from engine.db import postgresql, schema, sqlite
+from engine.db.errors import reached, translated
 from engine.db.tables import shard
 from engine.errors import Fenced, InvalidInput
 from engine.plugin import ShardId
@@ -27,11 +27,25 @@ SHARD_GUARD = (
     sa.select(shard.c.shard, shard.c.epoch)
     .where(shard.c.shard.in_(sa.bindparam("shards", expanding=True)))
     .order_by(shard.c.shard)
-    .with_for_update(read=True)  # FOR SHARE; nothing on SQLite, where BEGIN IMMEDIATE does it
+)
+# FOR SHARE, which SQLite does not need: BEGIN IMMEDIATE does it there. An array, since a list of another
+# length is another statement, which each connection would prepare anew.
+POSTGRESQL_SHARD_GUARD = (
+    sa.select(shard.c.shard, shard.c.epoch)
+    .where(shard.c.shard == sa.any_(sa.bindparam("shards", type_=sa.ARRAY(sa.Integer))))
+    .order_by(shard.c.shard)
+    .with_for_update(read=True)
 )
 
 
-def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 15) -> AsyncEngine:
+def open_engine(
+    url: str,
+    *,
+    busy_timeout_seconds: float = 5.0,
+    pool_size: int = 15,
+    statement_seconds: float = postgresql.STATEMENT_SECONDS,
+    answer_seconds: float = postgresql.ANSWER_SECONDS,
+) -> AsyncEngine:
     """An SQLAlchemy engine as this project uses it. Raises `InvalidInput` for a URL that is none."""
     try:
         parsed = sa.make_url(url)
@@ -40,27 +54,32 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int =
         raise InvalidInput(f"not a database URL: {error}", fields={"url": str(error)}) from error
     if not dialect.is_async:
         raise InvalidInput(
-            f"the driver of {parsed.drivername!r} is not asynchronous; use sqlite+aiosqlite",
+            f"the driver of {parsed.drivername!r} is not asynchronous; use sqlite+aiosqlite or"
+            " postgresql+asyncpg",
             fields={"url": "needs an asynchronous driver"},
         )
-    on_sqlite = dialect.name == "sqlite"
+    connect_arguments: dict[str, Any] = {}
+    if dialect.name == "sqlite":
+        connect_arguments = sqlite.connect_arguments(busy_timeout_seconds)
+    elif dialect.name == "postgresql":
+        connect_arguments = postgresql.connect_arguments(
+            busy_timeout_seconds, statement_seconds, answer_seconds
+        )
     try:
-        engine = create_async_engine(
+        return create_async_engine(
             parsed,
             json_serializer=_to_json,
             json_deserializer=orjson.loads,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=busy_timeout_seconds,
-            connect_args=sqlite.connect_arguments(busy_timeout_seconds) if on_sqlite else {},
+            connect_args=connect_arguments,
         )
     except ImportError as error:
         raise InvalidInput(
-            f"the database driver is not installed: {error.name}", fields={"url": str(error)}
+            f"the database driver is not installed: {error.name} (engine-ha[postgresql] has it)",
+            fields={"url": str(error)},
         ) from error
-    if on_sqlite:
-        sqlite.take_control(engine, busy_timeout_seconds)
-    return engine
 
 
 class Database:
@@ -70,17 +89,58 @@ class Database:
     database does not answer, `Conflict` (`Duplicate`) when a constraint forbids a write.
     """
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0, pool_size: int = 15) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        program: str = "engine",
+        busy_timeout_seconds: float = 5.0,
+        pool_size: int = 15,
+        statement_seconds: float = postgresql.STATEMENT_SECONDS,
+        answer_seconds: float = postgresql.ANSWER_SECONDS,
+    ) -> None:
+        """`program` says whose connections these are, to whoever looks at the server; the last two bound
+        a statement there, and how much longer its answer is waited for (PostgreSQL only)."""
         self.url = url
-        self._engine = open_engine(url, busy_timeout_seconds=busy_timeout_seconds, pool_size=pool_size)
+        self._engine = open_engine(
+            url,
+            busy_timeout_seconds=busy_timeout_seconds,
+            pool_size=pool_size,
+            statement_seconds=statement_seconds,
+            answer_seconds=answer_seconds,
+        )
         self._busy_timeout_seconds = busy_timeout_seconds
+        self._names = postgresql.Names(program)
         reading: dict[str, Any] = {}
-        if self._engine.dialect.name == "postgresql":
+        # SQLite's waiters poll (up to 100 ms apart); those of one process can simply queue.
+        self._turn: asyncio.Lock | None = None
+        if self.dialect == "sqlite":
+            sqlite.take_control(self._engine, busy_timeout_seconds)
+            self._turn = asyncio.Lock()
+        elif self.dialect == "postgresql":
+            postgresql.take_control(self._engine, self._names)
             reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self._engine.execution_options(**reading) if reading else self._engine
         self._writer = self._engine.execution_options(writing=True)
-        # SQLite's waiters poll (up to 100 ms apart); those of one process can simply queue.
-        self._turn = asyncio.Lock() if self._engine.dialect.name == "sqlite" else None
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    def work_for(self, session: int | None) -> None:
+        """Connections taken from now on say that they work for this ZooKeeper session."""
+        self._names.work_for(session)
+
+    async def end_backends(self, session: int) -> int:
+        """End the transactions of a ZooKeeper session that is over; how many connections that cost.
+
+        On SQLite the lock belongs to a process, and there is nothing that this could end.
+        """
+        if self.dialect != "postgresql":
+            return 0
+        async with self.writing() as connection:
+            return await postgresql.end_backends(connection, session)
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,16 +152,22 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """One consistent snapshot, from the first statement on. Writes nothing."""
         with translated():
-            async with self._reader.connect() as connection:
+            async with _connected(self._reader) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that commits when the body ends, and rolls back when it raises."""
+        """A transaction that commits when the body ends, and rolls back when it raises.
+
+        Raises `OutcomeUnknown` when the connection broke while it was committed.
+        """
         async with self._turn or contextlib.nullcontext():
             with translated():
-                async with self._writer.begin() as connection:
+                async with _connected(self._writer) as connection:
+                    await connection.begin()
                     yield connection
+                    with translated(committing=True):
+                        await connection.commit()
 
     @contextlib.asynccontextmanager
     async def fenced(self, epochs: Mapping[ShardId, int]) -> AsyncIterator[AsyncConnection]:
@@ -127,14 +193,36 @@ class Database:
             schema.require_head(await connection.run_sync(schema.revision_of))
 
 
+@contextlib.asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with contextlib.AsyncExitStack() as stack:
+        with reached():
+            connection = await stack.enter_async_context(engine.connect())
+        try:
+            yield connection
+        except BaseException:
+            # Why the body failed must not be hidden by a connection that cannot even roll back.
+            try:
+                await connection.rollback()
+            except sa.exc.DBAPIError:
+                await connection.invalidate()
+            raise
+
+
 async def guard_shards(connection: AsyncConnection, epochs: Mapping[ShardId, int]) -> None:
     """The shard guard, for a transaction that is open already: raise `Fenced` naming who differs."""
-    rows = await connection.execute(SHARD_GUARD, {"shards": sorted(epochs)})
-    present = {ShardId(number): epoch for number, epoch in rows}
+    present = await held_epochs(connection, epochs)
     differing = [number for number in sorted(epochs) if present.get(number) != epochs[number]]
     if differing:
         told = (f"shard {n} is at epoch {present.get(n, 'none')}, not {epochs[n]}" for n in differing)
         raise Fenced("; ".join(told))
+
+
+async def held_epochs(connection: AsyncConnection, shards: Iterable[ShardId]) -> dict[ShardId, int]:
+    """The epochs of these shards, which nobody can change before this writing transaction ends."""
+    guard = POSTGRESQL_SHARD_GUARD if connection.dialect.name == "postgresql" else SHARD_GUARD
+    rows = await connection.execute(guard, {"shards": sorted(shards)})
+    return {ShardId(number): epoch for number, epoch in rows}
 
 
 def _to_json(value: object) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,17 +14,22 @@ from datetime import datetime
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.clock import utcnow
 from engine.db.database import Database
 from engine.db.tables import event, leadership
+from engine.db.xact import AllBefore
 from engine.errors import Fenced
 from engine.plugin import EngineId, HostId, Leadership
 
+_CURSOR = re.compile(r"(?:[0-9]+\.)?[0-9]+", re.ASCII)
+_LAST = 2**63 - 1
 _INSERT = event.insert()
 _NEWEST_FIRST = sa.select(event).order_by(event.c.id.desc())
-_OLDEST_FIRST = sa.select(event).order_by(event.c.id)
+_POSITION = sa.tuple_(event.c.xact, event.c.id)
+_AS_THEY_CAME = sa.select(event).where(event.c.xact < AllBefore()).order_by(event.c.xact, event.c.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +44,41 @@ class NewEvent:
     at: datetime = field(default_factory=utcnow)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place in the order in which events are followed; `str` of it is for clients, who only repeat it."""
+
+    xact: int
+    id: int
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Of what `str` made, or of an id on SQLite. Raises `ValueError`."""
+        if len(text) > 40 or not _CURSOR.fullmatch(text):
+            raise ValueError("must be the cursor of an event, or 0 for the beginning")
+        xact, _, id = text.rpartition(".")
+        found = cls(int(xact or 0), int(id))
+        if max(found.xact, found.id) > _LAST:
+            raise ValueError(f"is out of range: {text}")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.xact}.{self.id}"
+
+
+BEGINNING = Cursor(0, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(NewEvent):
-    """What happened, as it stands in the database. Later events have greater ids."""
+    """What happened, as it stands in the database. Ids are unique, and roughly in order of time."""
 
     id: int
+    xact: int
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.xact, self.id)
 
     @classmethod
     def from_row(cls, row: sa.Row[Any]) -> Self:
@@ -88,18 +124,20 @@ async def page(
     *,
     limit: int,
     before: int | None = None,
-    after: int | None = None,
+    after: Cursor | None = None,
     host_id: HostId | None = None,
     kind: str | None = None,
 ) -> list[Event]:
     """Up to `limit` events: newest first, older than the id `before`; or, where `after` is given,
-    those newer than it, oldest first, so that a follower can go on from the last one.
+    those that follow it, in the order of their cursors, so that a follower can go on from the last
+    one: it misses none, and none comes twice. What a transaction wrote that began before one that
+    still runs comes when that has ended.
     """
-    query = (_NEWEST_FIRST if after is None else _OLDEST_FIRST).limit(limit)
+    query = (_NEWEST_FIRST if after is None else _AS_THEY_CAME).limit(limit)
     if before is not None:
         query = query.where(event.c.id < before)
     if after is not None:
-        query = query.where(event.c.id > after)
+        query = query.where(sa.tuple_(sa.literal(after.xact, sa.BigInteger), after.id) < _POSITION)
     if host_id is not None:
         query = query.where(event.c.host_id == host_id)
     if kind is not None:
@@ -123,16 +161,19 @@ async def leading(
 
 
 async def _note_token(connection: AsyncConnection, name: str, token: int) -> None:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    noting = insert(leadership).values(name=name, token=token)
     noted = await connection.execute(
-        leadership.update().where(leadership.c.name == name, leadership.c.token <= token).values(token=token)
+        noting.on_conflict_do_update(
+            index_elements=[leadership.c.name],
+            set_={"token": noting.excluded.token},
+            where=leadership.c.token <= noting.excluded.token,
+        )
     )
     if noted.rowcount:
         return
     present = await connection.execute(sa.select(leadership.c.token).where(leadership.c.name == name))
-    later = present.scalar_one_or_none()
-    if later is not None:
-        raise Fenced(f"singleton {name}: a later leader (token {later}) was here; ours is {token}")
-    await connection.execute(leadership.insert().values(name=name, token=token))
+    raise Fenced(f"singleton {name}: a later leader (token {present.scalar_one()}) was here; ours is {token}")
 
 
 class EventStore:

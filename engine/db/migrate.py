@@ -18,6 +18,12 @@ __all__ = ["current", "head", "upgrade"]
 _LOCK = 0x656E67696E65
 """The advisory lock of upgrades: "engine" in ASCII."""
 
+_FORGET_ANOTHER_SERVERS_TRANSACTIONS = sa.text(
+    "UPDATE event SET xact = 0 WHERE xact >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+)
+"""Rows that were restored from a dump bear numbers that this server has not reached: nobody who follows
+the events would see them, nor those written after them, until it has."""
+
 
 async def current(url: str) -> str | None:
     """The revision of the database at `url`; None when it was never set up."""
@@ -32,8 +38,11 @@ async def upgrade(url: str) -> str:
     """
     async with Database(url, busy_timeout_seconds=30.0) as database, database.writing() as connection:
         if connection.dialect.name == "postgresql":
+            await connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         await connection.run_sync(_upgrade)
+        if connection.dialect.name == "postgresql":
+            await connection.execute(_FORGET_ANOTHER_SERVERS_TRANSACTIONS)
     return head()
 
 

@@ -8,32 +8,38 @@ from oslo_config import cfg
 
 GROUP = "database"
 
+DATABASE_URL = r"^(sqlite\+aiosqlite|postgresql\+asyncpg)://"
+"""What `url` has to look like."""
+
 OPTS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "url",
         default="sqlite+aiosqlite:///engine.db",
-        regex=r"^(sqlite\+aiosqlite|postgresql\+asyncpg)://",
+        regex=DATABASE_URL,
         secret=True,
         help="Where the database is, as an SQLAlchemy URL with an asynchronous driver. Four slashes "
         "make the path of an SQLite file absolute: sqlite+aiosqlite:////var/lib/engine/engine.db. "
-        "All engines and API processes of a cluster use one database.",
+        "All engines and API processes of a cluster use one database. SQLite is for engines of one "
+        "machine; engines on several need PostgreSQL: postgresql+asyncpg://engine:secret@db:5432/engine.",
     ),
     cfg.FloatOpt(
         "busy_timeout_seconds",
         default=5.0,
         min=0.01,
         max=600.0,
-        help="How long a transaction waits for SQLite's one write lock, and how long a task waits for "
-        "a free connection, in seconds, before the database counts as unavailable. Transactions "
-        "of the engine last milliseconds; the default outlasts a slow disk.",
+        help="How long a transaction waits for a lock (SQLite has one for all writers, PostgreSQL one a "
+        "row), and how long a task waits for a free or a new connection, in seconds, before the database "
+        "counts as unavailable. Transactions of the engine last milliseconds; the default outlasts a slow "
+        "disk.",
     ),
     cfg.IntOpt(
         "pool_size",
         default=15,
         min=1,
         max=1000,
-        help="How many connections each process keeps at most. With SQLite each has a thread of its "
-        "own, opened when it is needed. Waiting for a free one costs more than having it.",
+        help="How many connections each process keeps at most, opened when they are needed. With SQLite each "
+        "has a thread of its own; with PostgreSQL all engines and API workers together must stay below "
+        "its max_connections (100). Waiting for a free one costs more than having it.",
     ),
 )
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.db.xact import CurrentXact
+
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """Aware datetimes in, aware UTC datetimes out, also where the database keeps no zone (SQLite)."""
@@ -59,6 +61,24 @@ incarnation = sa.Table(
     sa.Column("registered_at", UtcDateTime(), nullable=False),
 )
 
+DEFAULT_CLUSTER = "00000000-0000-0000-0000-000000000001"
+"""The id of the host cluster that every installation begins with, named `default`."""
+
+# A group of hosts (a data centre's cluster); what VMs of it may run where, and how they are spread.
+host_cluster = sa.Table(
+    "host_cluster",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("policy", sa.String(16), nullable=False),
+    sa.Column("memory_percent", sa.Integer, nullable=False),
+    sa.Column("cpu_percent", sa.Integer, nullable=False),
+    sa.Column("fencing", sa.Boolean, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+
 shard = sa.Table(
     "shard",
     metadata,
@@ -84,7 +104,53 @@ host = sa.Table(
     sa.Column("statistics", sa.JSON),
     sa.Column("reported_at", UtcDateTime()),
     sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column(
+        "cluster_id",
+        sa.String(36),
+        nullable=False,
+        index=True,
+        server_default=sa.text(f"'{DEFAULT_CLUSTER}'"),
+    ),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
+    sa.Column("power_management", sa.JSON),
+    sa.Column("fenced_at", UtcDateTime()),
+    # What was asked of the host's monitor, numbered; done once `heeded_count` has caught up.
+    sa.Column("asked", sa.String(32)),
+    sa.Column("asked_count", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("heeded_count", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("address", "port"),
+)
+
+# A virtual machine. Where it runs (`host_id`) is written before it is created there, under the guard
+# of that host's shard; `destination_id` likewise while it migrates.
+vm = sa.Table(
+    "vm",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("cluster_id", sa.String(36), nullable=False, index=True),
+    sa.Column("shard", sa.Integer, nullable=False, index=True),
+    sa.Column("memory_bytes", sa.BigInteger, nullable=False),
+    sa.Column("cpus", sa.Integer, nullable=False),
+    sa.Column("highly_available", sa.Boolean, nullable=False),
+    sa.Column("pinned_host_id", sa.String(36)),
+    sa.Column("affinity_group", sa.String(255)),
+    sa.Column("affinity", sa.String(16)),
+    sa.Column("status", sa.String(32), nullable=False, index=True),
+    sa.Column("status_reason", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("status_since", UtcDateTime(), nullable=False),
+    sa.Column("host_id", sa.String(36), index=True),
+    sa.Column("destination_id", sa.String(36), index=True),
+    sa.Column("operation_id", sa.String(64)),
+    sa.Column("missing_since", UtcDateTime()),
+    sa.Column("tried_hosts", sa.JSON),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("exit_reason", sa.Integer),
+    sa.Column("exit_message", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("reported_at", UtcDateTime()),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
 )
 
 event = sa.Table(
@@ -97,6 +163,8 @@ event = sa.Table(
     sa.Column("engine", sa.String(255)),
     sa.Column("host_id", sa.String(36), index=True),
     sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("xact", sa.BigInteger, nullable=False, default=CurrentXact(), server_default=sa.text("0")),
+    sa.Index("ix_event_xact_id", "xact", "id"),  # the order in which they are followed
 )
 
 # The highest token of each singleton's leadership: a write of a former leader finds a higher one.
@@ -105,4 +173,82 @@ leadership = sa.Table(
     metadata,
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("token", sa.BigInteger, nullable=False),
+)
+
+ENTITIES = (host, host_cluster, vm)
+"""What commands are about: their steps may read and write these rows, and no others."""
+
+# A command, from its submission until retention removes it. `shard` is where it is at present, and
+# `epoch` under which that shard's owner has claimed it; `lock_token` is its hold in ZooKeeper.
+command = sa.Table(
+    "command",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+    sa.Column("entity_kind", sa.String(32), nullable=False),
+    sa.Column("entity_id", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger),
+    sa.Column("engine", sa.String(255)),
+    sa.Column("root_id", sa.String(36), nullable=False, index=True),
+    sa.Column("parent_id", sa.String(36), index=True),
+    sa.Column("parent_operation", sa.String(36)),
+    sa.Column("locks", sa.JSON, nullable=False),
+    sa.Column("lock_token", sa.BigInteger),
+    sa.Column("lock_wait_until", UtcDateTime()),
+    sa.Column("user", sa.String(255), nullable=False),
+    sa.Column("goal", sa.String(16)),
+    sa.Column("undo_from", sa.String(64)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("quarantine_until", UtcDateTime()),
+    sa.Column("percent", sa.Integer, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Column("started_at", UtcDateTime()),
+    sa.Column("ended_at", UtcDateTime(), index=True),
+    sa.Index("ix_command_created_at_id", "created_at", "id"),
+    sa.Index("ix_command_state_created_at_id", "state", "created_at", "id"),
+    sa.Index("ix_command_type_created_at_id", "type", "created_at", "id"),
+    sa.Index("ix_command_entity_id_created_at_id", "entity_id", "created_at", "id"),
+)
+sa.Index(
+    "ix_command_open_shard",
+    command.c.shard,
+    sqlite_where=command.c.ended_at.is_(None),
+    postgresql_where=command.c.ended_at.is_(None),
+)
+
+# One row for each time that a step was intended; without `ended_at` it may be under way.
+step = sa.Table(
+    "step",
+    metadata,
+    sa.Column("operation_id", sa.String(36), primary_key=True),
+    sa.Column("command_id", sa.String(36), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("verdict", sa.String(16)),
+    sa.Column("host_id", sa.String(36)),
+    sa.Column("children", sa.Integer, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("intended_at", UtcDateTime(), nullable=False),
+    sa.Column("ended_at", UtcDateTime()),
+    sa.UniqueConstraint("command_id", "number"),
+    sa.UniqueConstraint("command_id", "name", "attempt"),
+)
+
+# Which command a client's key stands for, so that asking again asks for nothing new.
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("user", sa.String(255), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("command_id", sa.String(36), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
 )

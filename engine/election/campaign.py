@@ -16,7 +16,8 @@ from datetime import datetime
 from engine.clock import utcnow
 from engine.coordination.recipes import Election, Seat
 from engine.coordination.session import Session, SessionEnded
-from engine.election.leadership import HeldLeadership, token_of
+from engine.coordination.tokens import token_of
+from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import EngineId
 

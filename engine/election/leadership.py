@@ -18,13 +18,6 @@ from engine.plugin import Authority
 _SUSPENDED_POLL_SECONDS = 0.1
 
 
-def token_of(incarnation: int, czxid: int) -> int:
-    """Later holders have greater tokens, also over a wiped ZooKeeper: `incarnation << 48 | czxid`."""
-    if not 0 <= czxid < 1 << 48:
-        raise ValueError(f"czxid {czxid} does not fit into 48 bits")
-    return incarnation << 48 | czxid
-
-
 class HeldLeadership:
     """One term of one leader. Made by `Campaign`, or for an engine's own duties by `engine_term`."""
 

@@ -11,6 +11,7 @@ from engine.hosts.measures import FleetCounters
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
 from engine.hosts.records import HostReport
+from engine.hosts.settling import Heard
 from engine.plugin import Authority, EngineId, ShardId
 
 
@@ -35,5 +36,6 @@ class MonitorContext:
     gate: Gate
     counters: FleetCounters
     report: Callable[[HostReport], None]
+    vms_heard: Callable[[Heard], None]
     clock: Callable[[], float]
     now: Callable[[], datetime]

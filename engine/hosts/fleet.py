@@ -17,16 +17,17 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from engine.clock import boottime, utcnow
-from engine.errors import NotFound, Unavailable
+from engine.errors import HostUnreachable, NotFound, Unavailable
 from engine.hosts.context import MonitorContext, ShardClaim
 from engine.hosts.measures import FleetCounters
 from engine.hosts.monitor import HostMonitor
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
 from engine.hosts.records import HostReport, Placement, WatchedHost
+from engine.hosts.settling import VmSettler, VmStore
 from engine.hosts.status import SETTLED, HostStatus
 from engine.hosts.writer import ReportStore, ReportWriter
-from engine.plugin import EngineId, HostDriver, HostId, ShardId, VmId
+from engine.plugin import EngineId, HostConnection, HostDriver, HostId, ShardId, VmId
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +60,10 @@ class HostFleet:
         engine: EngineId,
         drivers: Mapping[str, HostDriver],
         store: FleetStore,
+        vms: VmStore | None = None,
         settings: MonitorSettings | None = None,
         on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+        on_ended: Callable[[Collection[VmId]], None] | None = None,
         clock: Callable[[], float] = boottime,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
@@ -79,6 +82,9 @@ class HostFleet:
             counters=self.counters,
             on_stale=self._learn_of_heirs,
         )
+        self._settler = VmSettler(
+            vms, engine=engine, pause_seconds=self._settings.flush_seconds, on_ended=on_ended
+        )
         self._context = MonitorContext(
             engine=engine,
             settings=self._settings,
@@ -86,6 +92,7 @@ class HostFleet:
             gate=Gate(self._settings.connects),
             counters=self.counters,
             report=self._writer.put,
+            vms_heard=self._settler.put,
             clock=clock,
             now=now,
         )
@@ -105,6 +112,7 @@ class HostFleet:
         for run, name in (
             (self._beat(), "hosts-beat"),
             (self._writer.run(), "hosts-writer"),
+            (self._settler.run(), "hosts-vms"),
             (self._refresh_in_turn(), "hosts-refresh"),
         ):
             self._eternal.append(self._tasks.create_task(run, name=name))
@@ -212,7 +220,10 @@ class HostFleet:
             if self._claims.get(row.shard) is not claim:
                 continue  # let go of while these were started
             known = self._monitors.get(row.shard, {}).get(row.id)
-            if known is not None and known.host.placement == row.placement:
+            if known is not None and known.host.is_where(row):
+                known.heed(row)
+                if known.task is None and known.wants_poll(self._clock()):
+                    self._start(known)
                 continue
             monitor = HostMonitor(row, claim, self._drivers.get(row.driver), self._context)
             if known is not None:
@@ -221,6 +232,7 @@ class HostFleet:
                 replaced.append(known)
             self._monitors.setdefault(row.shard, {})[row.id] = monitor
             self._slices[monitor.slot % self._grid.slices].add(monitor)
+            monitor.heed(row)
             if monitor.wants_poll(self._clock()):
                 self._start(monitor)
         return replaced
@@ -327,10 +339,12 @@ class HostFleet:
         except (Unavailable, TimeoutError) as error:
             _log.warning("engine=%s: last reports were not written: %s", self._engine, error)
         self._writer.forget(shards)
+        self._settler.forget(shards)
 
     def _abandon(self, shards: Collection[ShardId]) -> None:
         self._end_later(self._drop(shards))
         self._writer.forget(shards)
+        self._settler.forget(shards)
 
     def _learn_of_heirs(self, stale: Sequence[HostReport]) -> None:
         """Reports were refused: where that was under our present epoch, the shard is not ours."""
@@ -375,6 +389,16 @@ class HostFleet:
     def vm_statuses(self, host_id: HostId) -> Mapping[VmId, str]:
         """What a watched host last said of its virtual machines. Raises `NotFound`."""
         return self._monitor(host_id).vms.statuses
+
+    def connection(self, host_id: HostId) -> HostConnection:
+        """The live connection to a watched host. Raises `HostUnreachable` while there is none."""
+        try:
+            connection = self._monitor(host_id).connection
+        except NotFound as error:
+            raise HostUnreachable(f"host {host_id} is not watched by this engine") from error
+        if connection is None or connection.lost.is_set():
+            raise HostUnreachable(f"there is no connection to host {host_id}")
+        return connection
 
     def _monitor(self, host_id: HostId) -> HostMonitor:
         for monitors in self._monitors.values():

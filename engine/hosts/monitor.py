@@ -26,7 +26,9 @@ from engine.hosts.records import (
     printable,
     statistics_row,
 )
+from engine.hosts.settling import Heard
 from engine.hosts.status import (
+    ASKED,
     MONITORED,
     PROVING,
     SETTLED,
@@ -34,6 +36,7 @@ from engine.hosts.status import (
     FoundUnfit,
     HostState,
     HostStatus,
+    IllegalMove,
     NetworkFailed,
     Observation,
     Recovering,
@@ -49,6 +52,7 @@ from engine.plugin import (
     HostEvent,
     HostTarget,
     VmId,
+    VmReport,
 )
 
 _log = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class HostMonitor:
         "_capabilities_due",
         "_context",
         "_driver",
+        "_heeded_count",
         "_last_refusal",
         "_overran",
         "_reported_at",
@@ -119,6 +124,7 @@ class HostMonitor:
         self._vms_at = -math.inf
         self._reported_at = -math.inf
         self._last_refusal: str | None = None
+        self._heeded_count = host.heeded_count
 
     def wants_poll(self, at: float) -> bool:
         """Whether a round is due, or the connection was lost and is to be made anew."""
@@ -184,12 +190,36 @@ class HostMonitor:
         at = self._context.clock()
         if event.kind == "vm_status":
             status = event.params.get("status")
-            if isinstance(status, str):
-                self.vms.said(VmId(event.subject), status, stamped=event.notify_seconds, at=at)
+            vm_id = VmId(event.subject)
+            if isinstance(status, str) and self.vms.said(vm_id, status, stamped=event.notify_seconds, at=at):
+                self._context.vms_heard(self._heard(said={vm_id: (_vm_report(event), self._context.now())}))
         elif event.kind == "network":
             # Not at once: a host that says so all the time gets one round a tick.
             self._capabilities_due = self._urgent = True
             self.due_at = min(self.due_at, self._context.grid.next_tick(self.slot, at))
+
+    def heed(self, host: WatchedHost) -> None:
+        """Do what has been asked of this host since, once, whatever comes of it."""
+        self.host = host
+        if host.asked_count <= self._heeded_count:
+            return
+        self._heeded_count = host.asked_count
+        at = self._context.clock()
+        try:
+            if (asked := ASKED.get(host.asked or "")) is not None:
+                self._observe(asked(at))
+        except IllegalMove as refusal:
+            _log.info("%s: %s", self._called, refusal)
+        self._context.report(
+            HostReport(
+                host_id=host.id,
+                name=host.name,
+                shard=host.shard,
+                epoch=self.claim.epoch,
+                heeded_count=host.asked_count,
+            )
+        )
+        self.due_at = at if self.state.status in MONITORED else math.inf
 
     def end(self) -> None:
         """Act no more, from this moment on. `close` frees the connection afterwards."""
@@ -282,7 +312,11 @@ class HostMonitor:
         asked_at = self._context.clock()
         status = self.state.status
         if status in MONITORED and (fresh or status in SETTLED or asked_at >= self._vms_at):
-            self.vms.reported(await connection.vms(), asked_at=asked_at)
+            asked = self._context.now()
+            reported = await connection.vms()
+            self.vms.reported(reported, asked_at=asked_at)
+            full = {vm.vm_id: vm for vm in reported}
+            self._context.vms_heard(self._heard(full=full, asked_at=asked))
             self._vms_at = self._context.grid.next_period(self.slot, asked_at)
 
     # --- what is concluded ----------------------------------------------------------------------
@@ -353,6 +387,8 @@ class HostMonitor:
             return
         self._context.counters.failures += 1
         self._observe(NetworkFailed(self._context.clock(), printable(why, _REASON_LENGTH)))
+        if self.state.status is HostStatus.NON_RESPONSIVE:
+            self._context.vms_heard(self._heard(silent_since=self._context.now()))
 
     async def _hold_off(self) -> None:
         """Authority refuses: for a while (the session is suspended), or for good."""
@@ -377,6 +413,36 @@ class HostMonitor:
         turn = self._context.grid.next_period if settled else self._context.grid.next_tick
         return turn(self.slot, after + max(0.0, pause))
 
+    def _heard(
+        self,
+        *,
+        full: Mapping[VmId, VmReport] | None = None,
+        asked_at: datetime | None = None,
+        said: Mapping[VmId, tuple[VmReport, datetime]] | None = None,
+        silent_since: datetime | None = None,
+    ) -> Heard:
+        return Heard(
+            host_id=self.host.id,
+            shard=self.host.shard,
+            epoch=self.claim.epoch,
+            full=full,
+            asked_at=asked_at,
+            said=said or {},
+            silent_since=silent_since,
+        )
+
     @property
     def _called(self) -> str:
         return f"engine={self._context.engine} host={self.host.id} name={self.host.name}"
+
+
+def _vm_report(event: HostEvent) -> VmReport:
+    """What an event says of a VM; exit codes that are none are left out."""
+    code, reason = event.params.get("exitCode"), event.params.get("exitReason")
+    return VmReport(
+        vm_id=VmId(event.subject),
+        status=str(event.params["status"]),
+        exit_code=code if isinstance(code, int) else None,
+        exit_reason=reason if isinstance(reason, int) else None,
+        exit_message=printable(str(event.params.get("exitMessage", "")), _REASON_LENGTH),
+    )

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Self, TypeVar
 
-from engine.errors import InvalidInput
+from engine.db.tables import DEFAULT_CLUSTER
+from engine.errors import Conflict, InvalidInput
 from engine.hosts.status import HostStatus
-from engine.plugin import HostCapabilities, HostId, HostStatistics, ShardId
+from engine.plugin import ClusterId, HostCapabilities, HostId, HostStatistics, ShardId
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _DRIVER = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _MOST_CORES = 1_000_000
 _MOST_BYTES = 2**60
+THE_DEFAULT_CLUSTER = ClusterId(DEFAULT_CLUSTER)
 _MOST_VMS = 100_000
 _Number = TypeVar("_Number", int, float)
 _KEPT_CHANGES = 16
@@ -30,7 +32,11 @@ _KEPT_CHANGES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """A host as its row has it. `capabilities` and `statistics` are None until first reported."""
+    """A host as its row has it. `capabilities` and `statistics` are None until first reported.
+
+    `version` grows when a person changes it. `asked` is what was last asked of its monitor
+    ("activate", "maintenance"); it has been heeded once `heeded_count` is `asked_count`.
+    """
 
     id: HostId
     name: str
@@ -45,6 +51,13 @@ class Host:
     statistics: Mapping[str, Any] | None
     reported_at: datetime | None
     created_at: datetime
+    cluster_id: ClusterId = THE_DEFAULT_CLUSTER
+    version: int = 1
+    power_management: Mapping[str, Any] | None = None
+    fenced_at: datetime | None = None
+    asked: str | None = None
+    asked_count: int = 0
+    heeded_count: int = 0
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -60,7 +73,10 @@ class HostPage:
 
 
 class Placement(NamedTuple):
-    """How a host is called and reached. A tuple, since these are compared by the thousand."""
+    """How a host is called and reached, and how often something was asked of its monitor.
+
+    A tuple, since these are compared by the thousand.
+    """
 
     id: HostId
     name: str
@@ -68,6 +84,7 @@ class Placement(NamedTuple):
     port: int
     driver: str
     shard: ShardId
+    asked_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +102,19 @@ class WatchedHost:
     status_since: datetime
     reported_at: datetime | None
     vm_count: int
+    asked: str | None = None
+    asked_count: int = 0
+    heeded_count: int = 0
 
     @property
     def placement(self) -> Placement:
-        return Placement(self.id, self.name, self.address, self.port, self.driver, self.shard)
+        return Placement(
+            self.id, self.name, self.address, self.port, self.driver, self.shard, self.asked_count
+        )
+
+    def is_where(self, other: WatchedHost) -> bool:
+        """Whether both are called and reached alike."""
+        return self.placement[:-1] == other.placement[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +139,7 @@ class HostReport:
     reported_at: datetime | None = None
     capabilities: Mapping[str, Any] | None = None
     statistics: Mapping[str, Any] | None = None
+    heeded_count: int = 0
 
     def then(self, later: HostReport) -> HostReport:
         """Both in one. Of two epochs the later one counts: its owner saw the host last."""
@@ -125,7 +152,12 @@ class HostReport:
             reported_at=later.reported_at or self.reported_at,
             capabilities=later.capabilities or self.capabilities,
             statistics=later.statistics or self.statistics,
+            heeded_count=max(self.heeded_count, later.heeded_count),
         )
+
+
+class VersionConflict(Conflict):
+    """The entity was changed by somebody else since it was read."""
 
 
 class ImplausibleAnswer(InvalidInput):

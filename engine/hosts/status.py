@@ -107,6 +107,12 @@ class MaintenanceRequested(Observation):
     __slots__ = ()
 
 
+class PowerCut(Observation):
+    """The host is known to have been switched off, or its restart was confirmed by a person."""
+
+    __slots__ = ()
+
+
 class CapabilitiesOk(Observation):
     """The host said what it can do."""
 
@@ -216,6 +222,8 @@ def _reason(state: HostState, status: HostStatus, observation: Observation, timi
             return f"the agent has been recovering for more than {timings.recovering_seconds:.0f} s"
         case TimePassed(), _S.UNASSIGNED:
             return "automatic recovery"
+        case PowerCut(), _:
+            return "it was switched off"
         case MaintenanceRequested(), _S.MAINTENANCE:
             return f"maintenance was requested while the host was {state.status}"
         case MaintenanceRequested(), _:
@@ -294,6 +302,7 @@ TABLE: Mapping[type[Observation], Mapping[HostStatus, Decision]] = {
         ),
         **_each({_S.PREPARING_FOR_MAINTENANCE, _S.MAINTENANCE}, _stay),
     },
+    PowerCut: _each(frozenset(_S), _to(_S.DOWN)),
     CapabilitiesOk: _each(MONITORED, _stay),
     StatisticsOk: {
         **_each(PROVING, _up_once_capable),
@@ -322,3 +331,10 @@ TABLE: Mapping[type[Observation], Mapping[HostStatus, Decision]] = {
     },
 }
 """Which status follows, by observation and present status; what is absent is illegal."""
+
+ASKED: Mapping[str, Callable[[float], Observation]] = {
+    "activate": Activated,
+    "maintenance": MaintenanceRequested,
+    "power_cut": PowerCut,
+}
+"""What commands ask of a host's monitor, by the word in the host's row."""

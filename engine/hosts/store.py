@@ -20,13 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.clock import utcnow
 from engine.db import events
 from engine.db.database import Database
-from engine.db.tables import host, shard
-from engine.errors import Fenced, InvalidInput, NotFound
+from engine.db.tables import host, host_cluster, shard, vm
+from engine.errors import Conflict, Fenced, InvalidInput, NotFound
 from engine.hosts.records import (
     Host,
     HostPage,
     HostReport,
     Placement,
+    VersionConflict,
     WatchedHost,
     checked_address,
     checked_driver,
@@ -57,8 +58,19 @@ _WATCHED = (
     host.c.status_since,
     host.c.reported_at,
     sa.func.coalesce(host.c.statistics["vm_count"].as_integer(), 0).label("vm_count"),
+    host.c.asked,
+    host.c.asked_count,
+    host.c.heeded_count,
 )
-_PLACED = (host.c.id, host.c.name, host.c.address, host.c.port, host.c.driver, host.c.shard)
+_PLACED = (
+    host.c.id,
+    host.c.name,
+    host.c.address,
+    host.c.port,
+    host.c.driver,
+    host.c.shard,
+    host.c.asked_count,
+)
 _OF_THE_REPORT = (host.c.id == sa.bindparam("of_host")) & (host.c.shard == sa.bindparam("of_shard"))
 _SET_REPORT = (
     host.update()
@@ -77,6 +89,11 @@ _SET_STATUS = (
         status_reason=sa.bindparam("to_reason"),
         status_since=sa.bindparam("to_since"),
     )
+)
+_SET_HEEDED = (
+    host.update()
+    .where(_OF_THE_REPORT & (host.c.heeded_count < sa.bindparam("to_heeded")))
+    .values(heeded_count=sa.bindparam("to_heeded"))
 )
 # Built once: it is the API's most frequent read, and building it costs a quarter of it.
 _CALLED = (
@@ -126,17 +143,54 @@ class HostStore:
             created_at=now,
         )
         row = {column.name: getattr(added, column.name) for column in host.columns}
-        for unknown_yet in ("capabilities", "statistics"):
+        for unknown_yet in ("capabilities", "statistics", "power_management"):
             del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
         async with self._database.writing() as connection:
             await connection.execute(host.insert().values({**row, "status": str(added.status)}))
             await events.record(connection, "host_added", f"host {name} was added", host_id=host_id, at=now)
         return added
 
+    async def update(self, called: str, changes: Mapping[str, Any], *, version: int | None = None) -> Host:
+        """Change what people may change: `name`, `address`, `port`, `cluster`, `power_management`.
+
+        Raises `VersionConflict` where `version` is not the present one, `NotFound`, `Duplicate`;
+        `Conflict` where VMs forbid to change the cluster. The caller bumps the shard's inbox.
+        """
+        async with self._database.writing() as connection:
+            present = await _find(connection, (host.c.id == called) | (host.c.name == called), called)
+            if version is not None and version != present.version:
+                raise VersionConflict(f"host {present.name} is at version {present.version}, not {version}")
+            columns = dict(changes)
+            if "cluster" in columns:
+                wanted = columns.pop("cluster")
+                named = (host_cluster.c.id == wanted) | (host_cluster.c.name == wanted)
+                cluster_id = (await connection.execute(sa.select(host_cluster.c.id).where(named))).scalar()
+                if cluster_id is None:
+                    raise NotFound(f"no cluster {str(wanted)[:255]!r}")
+                if cluster_id != present.cluster_id:
+                    await _require_empty(connection, present)
+                columns["cluster_id"] = cluster_id
+            if "power_management" in columns and columns["power_management"] is None:
+                columns["power_management"] = sa.null()
+            mine = (host.c.id == present.id) & (host.c.version == present.version)
+            changed = host.update().where(mine).values({**columns, "version": present.version + 1})
+            if (await connection.execute(changed)).rowcount != 1:
+                raise VersionConflict(f"host {present.name} was changed meanwhile")
+            message = f"host {present.name} was changed"
+            data = {"changed": sorted(changes)}
+            await events.record(
+                connection, "host_updated", message, host_id=present.id, data=data, at=self._now()
+            )
+            return await _find(connection, host.c.id == present.id, called)
+
     async def remove(self, host_id: HostId) -> Host:
-        """Delete the host and tell of it. The caller bumps the shard's inbox. Raises `NotFound`."""
+        """Delete the host and tell of it. The caller bumps the shard's inbox.
+
+        Raises `NotFound`; `Conflict` while a VM is on it or on its way there.
+        """
         async with self._database.writing() as connection:
             removed = await _find(connection, host.c.id == host_id, str(host_id))
+            await _require_empty(connection, removed)
             await connection.execute(host.delete().where(host.c.id == host_id))
             message = f"host {removed.name} was removed"
             await events.record(connection, "host_removed", message, host_id=host_id, at=self._now())
@@ -144,6 +198,8 @@ class HostStore:
 
     async def get(self, id_or_name: str) -> Host:
         """The host with this id, else the one with this name. Raises `NotFound`."""
+        if "\0" in id_or_name:  # which PostgreSQL does not take
+            raise NotFound(f"no host {id_or_name[:255]!r}")
         async with self._database.reading() as connection:
             row = (await connection.execute(_CALLED, {"called": id_or_name})).mappings().one_or_none()
         if row is None:
@@ -245,6 +301,14 @@ async def _find(connection: AsyncConnection, wanted: sa.ColumnElement[bool], cal
     return Host.from_row(dict(row))
 
 
+async def _require_empty(connection: AsyncConnection, present: Host) -> None:
+    """Raise `Conflict` while a VM is on the host or on its way there."""
+    there = (vm.c.host_id == present.id) | (vm.c.destination_id == present.id)
+    names = (await connection.execute(sa.select(vm.c.name).where(there).limit(5))).scalars().all()
+    if names:
+        raise Conflict(f"host {present.name} still has VMs: {', '.join(names)}; move them away first")
+
+
 def _sorting(sort: str) -> tuple[sa.Column[Any], bool]:
     key = sort.removeprefix("-")
     if key not in SORT_KEYS:
@@ -276,6 +340,8 @@ async def _write(connection: AsyncConnection, reports: Sequence[HostReport], eng
         await connection.execute(_SET_REPORT, answered)
     if changed:
         await connection.execute(_SET_STATUS, changed)
+    if heeded := [_heeded_row(report) for report in reports if report.heeded_count]:
+        await connection.execute(_SET_HEEDED, heeded)
     await events.record_all(connection, (event for report in reports for event in _told(report, engine)))
 
 
@@ -287,6 +353,10 @@ def _report_row(report: HostReport) -> Mapping[str, Any]:
         "to_capabilities": report.capabilities,
         "to_statistics": report.statistics,
     }
+
+
+def _heeded_row(report: HostReport) -> Mapping[str, Any]:
+    return {"of_host": report.host_id, "of_shard": report.shard, "to_heeded": report.heeded_count}
 
 
 def _status_row(report: HostReport) -> Mapping[str, Any]:

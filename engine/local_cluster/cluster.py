@@ -63,6 +63,10 @@ class LocalCluster:
             self._stack = stack.pop_all()
         return self
 
+    @property
+    def database_url(self) -> str:
+        return self.layout.database_url or self.directory.database_url
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -83,7 +87,7 @@ class LocalCluster:
             distribution=distribution,
         )
         self.zookeeper.start(wait=False)
-        await migrate.upgrade(directory.database_url)
+        await migrate.upgrade(self.database_url)
         if layout.hosts:
             self.progress(f"a fleet of {layout.hosts} simulated hosts")
             await self._start_simulator()
@@ -120,7 +124,7 @@ class LocalCluster:
         self.host_ports = [port for first, last in ready["ports"] for port in range(first, last + 1)]
 
     async def _write_hosts(self) -> None:
-        async with Database(self.directory.database_url) as database:
+        async with Database(self.database_url) as database:
             await write_fleet(database, self.host_ports, shards=self.layout.shards)
 
     async def start_engine(self, name: str) -> Child:

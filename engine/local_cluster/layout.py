@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.db.options import DATABASE_URL
 from engine.errors import Conflict, InvalidInput
 from engine.local_cluster.certificates import CertificateFiles
 from engine.local_cluster.state import StateDirectory
@@ -30,11 +32,15 @@ class Layout:
     shards: int = 256
     partitioner: str = "cooperative"
     tls: bool = False
+    database_url: str | None = None
+    """None: an SQLite file in the state directory."""
     api_workers: int = 2
     metrics: bool = False
 
     def __post_init__(self) -> None:
         bad = {}
+        if self.database_url is not None and not re.match(DATABASE_URL, self.database_url):
+            bad["database_url"] = f"{self.database_url} does not match {DATABASE_URL}"
         for name, low, high in (
             ("engines", 1, 16),
             ("hosts", 0, 20000),
@@ -89,7 +95,7 @@ def write_configuration(
         "timeout_seconds": str(layout.session_seconds),
         "tick_seconds": str(TICK_SECONDS),
     }
-    parser["database"] = {"url": directory.database_url}
+    parser["database"] = {"url": layout.database_url or directory.database_url}
     parser["sharding"] = {"shards": str(layout.shards), "partitioner": layout.partitioner}
     parser["hosts"] = {
         "tick_seconds": str(layout.tick_seconds),

@@ -23,7 +23,8 @@ UNKNOWN = EngineId("?")
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One shard's node. `owner_session` is 0, and `free_since` counts, while nobody owns it."""
+    """One shard's node. `owner_session` is 0, and `free_since` counts, while nobody owns it;
+    `last_session` is that of the last owner that was seen, 0 when none was."""
 
     shard: ShardId
     version: int
@@ -31,6 +32,7 @@ class Seat:
     owner: EngineId | None
     owner_session: int
     free_since: float
+    last_session: int
 
     @property
     def free(self) -> bool:
@@ -87,8 +89,9 @@ class Board:
             return
         before = self.seats.get(shard)
         if child is not None:
-            free_since = now
+            free_since, last_session = now, child.stat.ephemeral_owner
         else:
+            last_session = before.last_session if before is not None else 0
             free_since = before.free_since if before is not None and before.free else now
         self.seats[shard] = Seat(
             shard,
@@ -97,6 +100,7 @@ class Board:
             (_engine_in(child) or UNKNOWN) if child is not None else None,
             child.stat.ephemeral_owner if child is not None else 0,
             free_since,
+            last_session,
         )
 
 

@@ -68,6 +68,8 @@ class Holdings:
         self._to_take: list[Tenure] = []
         self._taking = False
         self._doubtful: set[ShardId] = set()
+        self._predecessors: dict[int, EngineId] = {}
+        self._ended: set[int] = set()
         self.owned: Mapping[ShardId, OwnedShard] = MappingProxyType(self._owned)
         """What this engine acts for at this moment."""
 
@@ -95,6 +97,11 @@ class Holdings:
             await self._store.require_fresh(DATABASE_FRESH_SECONDS)
             won = await self._claims.claim(seats, self._tree.version)
             self._to_take += [self._begin(shard, tree.epoch(v), v) for shard, v in won.items()]
+            self._predecessors |= {
+                seat.last_session: seat.last_owner
+                for seat in seats
+                if seat.last_owner and seat.last_session and seat.shard in won
+            }
         except Unavailable as error:
             self._reports.put_off(error)
         finally:
@@ -133,6 +140,7 @@ class Holdings:
         if not epochs:
             return
         try:
+            await self._end_predecessors()
             kept = await self._store.take(epochs, self._me)
             await self._adopt([t for t in tenures if t.owned.shard in kept and not t.authority.over])
         except (Unavailable, AuthorityLost) as error:  # no authority while the connection is broken
@@ -142,6 +150,21 @@ class Holdings:
             return
         if lost := [t for t in tenures if t.owned.shard not in kept]:
             await self._overtaken(lost)
+
+    async def _end_predecessors(self) -> None:
+        """A frozen engine's open transaction holds rows that its heir has to write. Only once its member
+        node is gone: whoever hands over is alive, and finishes what it has begun."""
+        sessions, self._predecessors = self._predecessors, {}
+        if not self._store.backends_outlive_engines:
+            return
+        for session, engine in sessions.items():
+            if session in self._ended:
+                continue
+            member = await self._session.exists(self._session.paths.member(engine))
+            if member is None or member.ephemeral_owner != session:
+                self._ended.add(session)
+                if ended := await self._store.end_backends(session):
+                    LOG.info("ended %d database connections of engine=%s session=%x", ended, engine, session)
 
     async def _adopt(self, tenures: Sequence[Tenure]) -> None:
         if not tenures:

@@ -15,7 +15,9 @@ HERE = Path(__file__).parent
 
 SMALLEST = {
     "bench_api": ["--seconds", "1"],
+    "bench_db": ["--smoke"],
     "bench_failover": ["--only", "engine", "--kills", "1", "--hosts", "6"],
+    "bench_locks": ["--smoke"],
     "bench_monitor": ["--hosts", "50", "--seconds", "2", "--period", "1"],
     "bench_sharding": ["--smoke"],
     "bench_steady": ["--hosts", "6", "--engines", "2", "--seconds", "1"],

@@ -128,6 +128,22 @@ def test_another_shard_count_than_the_clusters_is_refused_at_the_door(
     assert "shards is 8 in this cluster" in second.output
 
 
+def test_an_engine_on_another_database_than_the_clusters_is_refused_at_the_door(
+    workplace: Workplace, systemd: Systemd, configured: Callable[[str], Path], own_zookeeper: LocalServer
+) -> None:
+    path = configured(own_zookeeper.hosts)
+    start(workplace, systemd, path)
+    systemd.waits_for("READY=1")
+    other = path.parent / "elsewhere.db"
+    asyncio.run(migrate.upgrade(f"sqlite+aiosqlite:///{other}"))
+    text = path.read_text().replace("node-1", "node-2").replace("engine.db", other.name)
+    (path.parent / "second.conf").write_text(text)
+    second = workplace.start("node", "--config-file", str(path.parent / "second.conf"))
+    assert second.wait() == os.EX_CONFIG
+    assert "node-1" in second.output
+    assert "works on another database" in second.output
+
+
 def test_a_second_engine_of_the_same_name_is_refused_with_the_others_pid(
     workplace: Workplace, systemd: Systemd, configured: Callable[[str], Path], own_zookeeper: LocalServer
 ) -> None:

@@ -18,6 +18,7 @@ import orjson
 
 from engine.plugin import (
     EngineError,
+    FenceAgent,
     HostCapabilities,
     HostConnection,
     HostEvent,
@@ -25,15 +26,24 @@ from engine.plugin import (
     HostTarget,
     HostUnreachable,
     InvalidInput,
+    NoSuchVm,
     OutcomeUnknown,
+    PowerAction,
+    PowerState,
+    VmDefinition,
+    VmId,
     VmReport,
 )
+from plugins.drivers.vdsm.domain import domain_xml
 from plugins.drivers.vdsm.reports import (
     MalformedAnswer,
     capabilities_from_wire,
     event_from_wire,
+    migration_from_wire,
+    power_from_wire,
     refusal_from_wire,
     statistics_from_wire,
+    vm_from_wire,
     vms_from_wire,
 )
 from plugins.drivers.vdsm.stomp import Frame, ProtocolError, encode_send, header_lines, heart_beat
@@ -107,6 +117,65 @@ class VdsmConnection(HostConnection):
 
     async def vms(self) -> tuple[VmReport, ...]:
         return vms_from_wire(await self.call("Host.getAllVmStats", {}, operation_id=None))
+
+    async def vm(self, vm_id: VmId) -> VmReport | None:
+        try:
+            return vm_from_wire(await self.call("VM.getStats", {"vmID": vm_id}, operation_id=None))
+        except NoSuchVm:
+            return None
+
+    async def create_vm(self, vm: VmDefinition, *, operation_id: str) -> None:
+        details = {"vmId": vm.vm_id, "xml": domain_xml(vm)}
+        await self.call("VM.create", {"vmID": vm.vm_id, "vmParams": details}, operation_id=operation_id)
+
+    async def destroy_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.destroy", vm_id, operation_id)
+
+    async def shutdown_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.shutdown", vm_id, operation_id)
+
+    async def reboot_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.shutdown", vm_id, operation_id, reboot=True)
+
+    async def pause_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.pause", vm_id, operation_id)
+
+    async def resume_vm(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.cont", vm_id, operation_id)
+
+    async def migrate_vm(self, vm_id: VmId, *, address: str, port: int, operation_id: str) -> None:
+        host = f"[{address}]" if ":" in address else address
+        params = {
+            "vmId": vm_id,
+            "method": "online",
+            "src": self._target.address,
+            "dst": f"{host}:{port}",
+            "abortOnError": True,
+        }
+        await self._vm_call("VM.migrate", vm_id, operation_id, params=params)
+
+    async def cancel_migration(self, vm_id: VmId, *, operation_id: str) -> None:
+        await self._vm_call("VM.migrateCancel", vm_id, operation_id)
+
+    async def migration_percent(self, vm_id: VmId) -> int:
+        status = await self.call("VM.getMigrationStatus", {"vmID": vm_id}, operation_id=None)
+        return migration_from_wire(status)
+
+    async def fence_node(self, agent: FenceAgent, action: PowerAction, *, operation_id: str) -> PowerState:
+        params = {
+            "addr": agent.address,
+            "port": agent.port,
+            "agent": agent.kind,
+            "username": agent.username,
+            "password": agent.password,
+            "action": str(action),
+            "secure": False,
+            "options": agent.options,
+        }
+        return power_from_wire(await self.call("Host.fenceNode", params, operation_id=operation_id))
+
+    async def _vm_call(self, verb: str, vm_id: VmId, operation_id: str, **params: Any) -> None:
+        await self.call(verb, {"vmID": vm_id, **params}, operation_id=operation_id)
 
     async def close(self) -> None:
         self.wire.abort("closed by this engine")

@@ -12,7 +12,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from engine.plugin import HostCapabilities, HostEvent, HostRefused, HostStatistics, VmId, VmReport
+from engine.plugin import (
+    HostCapabilities,
+    HostEvent,
+    HostRefused,
+    HostStatistics,
+    NoSuchVm,
+    PowerState,
+    VmExists,
+    VmId,
+    VmReport,
+)
 
 _MEBIBYTE: Final = 1024 * 1024
 _WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
@@ -22,6 +32,7 @@ _MOST_MEBIBYTES: Final = 2**43 - 1
 _LONGEST_WORD: Final = 255
 _LONGEST_MESSAGE: Final = 4096
 _INTERNAL_ERROR: Final = -32603
+_REFUSALS: Final[Mapping[int, type[HostRefused]]] = {1: NoSuchVm, 4: VmExists}
 _EVENT_KINDS: Final = {"virt|VM_status": "vm_status", "net|host_conn": "network"}
 
 
@@ -75,6 +86,28 @@ def vms_from_wire(result: object) -> tuple[VmReport, ...]:
     return tuple(_vm_from_wire(_mapping(vm, "a VM's statistics")) for vm in result)
 
 
+def vm_from_wire(result: object) -> VmReport:
+    """Read the result of VM.getStats: a list of one. Raises `MalformedAnswer`."""
+    if not isinstance(result, list) or len(result) != 1:
+        raise MalformedAnswer(f"a VM's statistics are not a list of one: {_shown(result)}")
+    return _vm_from_wire(_mapping(result[0], "a VM's statistics"))
+
+
+def migration_from_wire(result: object) -> int:
+    """Read the progress in the result of VM.getMigrationStatus. Raises `MalformedAnswer`."""
+    return _integer(_mapping(result, "a migration's status"), "progress", most=100)
+
+
+def power_from_wire(result: object) -> PowerState:
+    """Read the result of Host.fenceNode. An operation begun or skipped is no state of power."""
+    raw = _mapping(result, "the fence agent's answer")
+    said = raw.get("operationStatus") or raw.get("power")
+    try:
+        return PowerState(str(said))
+    except ValueError:
+        raise MalformedAnswer(f"the power is neither on nor off: {_shown(said)}") from None
+
+
 def event_from_wire(message: Mapping[str, Any]) -> HostEvent:
     """Read a notification: method `<receiver>|<component>|<operation>|<subject>`.
 
@@ -101,7 +134,7 @@ def refusal_from_wire(error: object) -> HostRefused:
     if isinstance(error, Mapping):
         code, message = error.get("code"), error.get("message")
         if isinstance(code, int) and not isinstance(code, bool) and isinstance(message, str):
-            return HostRefused(code, message)
+            return _REFUSALS.get(code, HostRefused)(code, message)
     return MalformedAnswer(f"the error is not a code and a message: {_shown(error)}")
 
 

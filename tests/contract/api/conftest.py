@@ -1,11 +1,10 @@
-"""The app over a real, migrated SQLite file, and a cluster whose snapshot a test sets."""
+"""The app over a real database (SQLite, then PostgreSQL), and a cluster whose snapshot a test sets."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 import pytest
@@ -14,12 +13,15 @@ from falcon.testing import ASGIConductor
 from engine.api.app import create_app
 from engine.api.dependencies import Dependencies
 from engine.api.snapshot import ClusterSnapshot
+from engine.commands.catalogue import load_commands
+from engine.commands.store import CommandStore
+from engine.commands.submission import Submission
 from engine.coordination.membership import Member
 from engine.coordination.operations import Node, Stat
-from engine.db import migrate
 from engine.db.database import Database
 from engine.errors import Unavailable
 from engine.hosts.store import HostStore
+from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 
 SHARDS = 8
@@ -85,14 +87,9 @@ def two_engines() -> ClusterSnapshot:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    await migrate.upgrade(url)
-    async with Database(url, busy_timeout_seconds=0.2) as opened:
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    patience = 0.2 if migrated_url.startswith("sqlite") else 5.0  # a connection may take longer to open
+    async with Database(migrated_url, busy_timeout_seconds=patience) as opened:
         yield opened
 
 
@@ -103,9 +100,16 @@ def cluster() -> GivenCluster:
     return given
 
 
+async def no_locks() -> Locks:
+    raise Unavailable("this cluster has no ZooKeeper")
+
+
 @asynccontextmanager
 async def conducting(
-    database: Database, cluster: GivenCluster, drivers: tuple[str, ...] = ("vdsm", "libvirt")
+    database: Database,
+    cluster: GivenCluster,
+    drivers: tuple[str, ...] = ("vdsm", "libvirt"),
+    locks: Callable[[], Awaitable[Locks]] = no_locks,
 ) -> AsyncIterator[ASGIConductor]:
     """A client of an app over these."""
     app = create_app(
@@ -113,6 +117,14 @@ async def conducting(
             database=database,
             hosts=HostStore(database, drivers=drivers),
             cluster=cluster,
+            commands=Submission(
+                store=CommandStore(database),
+                catalogue=load_commands(),
+                locks=locks,
+                bump=cluster.bump,
+                shards=SHARDS,
+            ),
+            locks=locks,
             shards=SHARDS,
             drivers=drivers,
             secrets={"database/url"},

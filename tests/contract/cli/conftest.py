@@ -46,6 +46,7 @@ class Run:
 class RunningApi:
     url: str
     settings: SessionSettings
+    database: str
 
 
 Engine = Callable[..., Run]
@@ -85,7 +86,7 @@ def api(zookeeper: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         )
     try:
         _wait_until_ready(url, process, directory / "log")
-        yield RunningApi(url, settings)
+        yield RunningApi(url, settings, database)
     finally:
         process.terminate()
         process.wait(30)

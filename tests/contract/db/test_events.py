@@ -1,7 +1,8 @@
-"""Event rows on a real SQLite file: written with their change, paged, pruned by the latest leader only."""
+"""Event rows: written with their change, paged, pruned by the latest leader only."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -9,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from engine.db.database import Database
-from engine.db.events import EventStore, NewEvent, leading, page, record, record_all
+from engine.db.events import BEGINNING, Cursor, EventStore, NewEvent, leading, page, record, record_all
 from engine.db.tables import event, leadership
 from engine.errors import AuthorityLost, Fenced
 from engine.plugin import EngineId, HostId
+from tests.databases import only_postgresql
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -56,6 +58,13 @@ async def messages(database: Database, **query: object) -> list[str]:
         return [found.message for found in await page(connection, **query)]  # type: ignore[arg-type]
 
 
+async def follow(database: Database, cursor: Cursor) -> tuple[list[str], Cursor]:
+    """What follows the cursor, and where that ends."""
+    async with database.reading() as connection:
+        found = await page(connection, limit=1000, after=cursor)
+    return [event.message for event in found], found[-1].cursor if found else cursor
+
+
 async def test_an_event_comes_back_as_it_was_recorded(database: Database) -> None:
     async with database.writing() as connection:
         await record(
@@ -96,8 +105,55 @@ async def test_pages_go_from_the_newest_to_the_oldest(database: Database) -> Non
 
 async def test_a_follower_gets_what_is_newer_in_the_order_it_happened(database: Database) -> None:
     await fill(database, 5)
-    assert await messages(database, limit=2, after=2) == ["number 2", "number 3"]
-    assert await messages(database, limit=2, after=5) == []
+    seen, cursor = await follow(database, BEGINNING)
+    assert seen == [f"number {number}" for number in range(5)]
+    await fill(database, 1)
+    assert await messages(database, limit=2, after=cursor) == ["number 0"]
+
+
+@only_postgresql
+async def test_a_follower_misses_nothing_of_transactions_that_end_in_another_order_than_they_began(
+    database: Database,
+) -> None:
+    async with database.writing() as slow:
+        await record(slow, "k", "first to be numbered")
+        async with database.writing() as quick:
+            await record(quick, "k", "first to be committed")
+        early, cursor = await follow(database, BEGINNING)
+        async with database.reading() as connection:
+            visible = [found.id for found in await page(connection, limit=9)]
+        assert visible == [2], "by its id alone the other one would be missed from here on"
+    late, _ = await follow(database, cursor)
+    assert early + late == ["first to be numbered", "first to be committed"]
+
+
+async def test_followers_beside_many_writers_see_every_event_once(database: Database) -> None:
+    async def write(number: int) -> None:
+        async with database.writing() as connection:
+            for part in range(3):
+                await record(connection, "k", f"{number}.{part}")
+
+    seen, cursor = [], BEGINNING
+    writers = asyncio.gather(*(write(number) for number in range(30)))
+    while not writers.done():
+        told, cursor = await follow(database, cursor)
+        seen += told
+    await writers
+    seen += (await follow(database, cursor))[0]
+    assert sorted(seen) == sorted(f"{number}.{part}" for number in range(30) for part in range(3))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1.2.3", "1.", ".1", "١", f"{2**63}", f"0.{2**63}", "9" * 99]
+)
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cursor|range"):
+        Cursor.parse(text)
+
+
+def test_a_cursor_survives_its_journey() -> None:
+    assert Cursor.parse(str(Cursor(7, 12))) == Cursor(7, 12)
+    assert Cursor.parse("12") == Cursor(0, 12)
 
 
 async def test_events_are_found_by_host_and_by_kind(database: Database) -> None:

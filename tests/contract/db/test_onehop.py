@@ -10,6 +10,9 @@ import sqlalchemy as sa
 from engine.db.database import Database
 from engine.db.tables import event, setting, shard
 from tests.contract.db.test_events import START
+from tests.databases import only_sqlite
+
+pytestmark = only_sqlite
 
 
 async def test_an_update_tells_how_many_rows_it_changed(database: Database) -> None:

@@ -8,18 +8,34 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from engine.plugin import EngineId, HostDriver, HostId, HostRefused, HostTarget
+from engine.plugin import (
+    EngineId,
+    FenceAgent,
+    HostDriver,
+    HostId,
+    HostRefused,
+    HostTarget,
+    NoSuchVm,
+    PowerAction,
+    PowerState,
+    VmDefinition,
+    VmExists,
+    VmId,
+    VmStatus,
+)
 from engine.testing.drivers import BreakableHost, DecreedAuthority, HostDriverContract, ignore
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.fleet import Fleet
 from plugins.simulator.host import SimulatedHost, bound_socket
 from plugins.simulator.log import Request, WitnessLog, read_log
-from plugins.simulator.machines import Pace, VmStatus
+from plugins.simulator.machines import Pace
+from plugins.simulator.machines import VmStatus as AgentStatus
 from plugins.simulator.site import Power, Site
 from tests.unit.plugins.vdsm.certificates import CertificateAuthority, agent_context
 
@@ -71,7 +87,7 @@ async def simulated(directory: Path, tls: ssl.SSLContext | None) -> AsyncIterato
             port = sock.getsockname()[1]
         async with (fleet := Fleet(site, [port])):
             host = fleet.hosts[port]
-            host.machines.place("vm-0", name="vm-0", memory_mb=512, status=VmStatus.UP)
+            host.machines.place("vm-0", name="vm-0", memory_mb=512, status=AgentStatus.UP)
             yield SimulatedBreakableHost(host, directory / "log")
 
 
@@ -114,6 +130,50 @@ class TestOverPlainTcp(HostDriverContract):
         with pytest.raises(HostRefused) as refused:
             await connection.call("VM.destroy", {"vmID": vm[:-1] + "9"}, operation_id="op")
         assert refused.value.code == 1
+        await connection.close()
+
+    async def test_every_verb_of_a_vm_is_carried_out_and_bears_its_operation(
+        self, driver: VdsmDriver, host: SimulatedBreakableHost, authority: DecreedAuthority
+    ) -> None:
+        vm = VmId("5f3c0a52-0000-4000-8000-000000000002")
+        heard: asyncio.Queue[Any] = asyncio.Queue()
+        connection = await driver.connect(host.target, authority=authority, on_event=heard.put_nowait)
+        definition = VmDefinition(vm_id=vm, name="x", memory_bytes=2**28, cpus=2)
+        assert await connection.vm(vm) is None
+        await connection.create_vm(definition, operation_id="create")
+        with pytest.raises(VmExists):
+            await connection.create_vm(definition, operation_id="again")
+        assert host.host.vms[vm].memory_mb == 256
+        async with self.in_time():
+            while (event := await heard.get()).subject != vm or event.params["status"] != "Up":
+                continue
+        await connection.pause_vm(vm, operation_id="pause")
+        assert (await connection.vms())[-1].meaning is VmStatus.PAUSED
+        await connection.resume_vm(vm, operation_id="resume")
+        await connection.reboot_vm(vm, operation_id="reboot")
+        await connection.shutdown_vm(vm, operation_id="shutdown")
+        assert host.host.vms[vm].status is AgentStatus.POWERING_DOWN
+        assert await connection.migration_percent(vm) == 100
+        await connection.cancel_migration(vm, operation_id="cancel")
+        await connection.destroy_vm(vm, operation_id="destroy")
+        with pytest.raises(NoSuchVm):
+            await connection.destroy_vm(vm, operation_id="again")
+        await connection.close()
+        operations = [seen.op for seen in host.witnessed() if seen.op]
+        assert operations == [
+            "create", "again", "pause", "resume", "reboot", "shutdown", "cancel", "destroy", "again"
+        ]  # fmt: skip
+
+    async def test_the_power_of_a_host_is_reached_through_another(
+        self, driver: VdsmDriver, host: SimulatedBreakableHost, authority: DecreedAuthority
+    ) -> None:
+        connection = await driver.connect(host.target, authority=authority, on_event=ignore)
+        agent = FenceAgent(kind="ipmilan", address="x", port=host.host.port, username="u", password="secret")
+        assert await connection.fence_node(agent, PowerAction.STATUS, operation_id="s") is PowerState.ON
+        nobody = replace(agent, port=1)
+        with pytest.raises(HostRefused):
+            await connection.fence_node(nobody, PowerAction.STATUS, operation_id="s")
+        assert "secret" not in repr(agent)
         await connection.close()
 
 

@@ -1,13 +1,14 @@
-"""A real SQLite database with the shards of a cluster of eight, each owned under epoch 5."""
+"""A real database with the shards of a cluster of eight, each owned under epoch 5.
+
+Each test runs on SQLite and on PostgreSQL.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from engine.db import migrate
 from engine.db.database import Database
 from engine.db.tables import shard
 from engine.hosts.store import HostStore
@@ -17,10 +18,8 @@ EPOCH = 5
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-    await migrate.upgrade(url)
-    async with Database(url) as opened:
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    async with Database(migrated_url) as opened:
         async with opened.writing() as connection:
             await connection.execute(
                 shard.insert(), [{"shard": number, "epoch": EPOCH, "owner": "a"} for number in range(SHARDS)]

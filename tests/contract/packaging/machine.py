@@ -15,7 +15,21 @@ ROOT = Path(__file__).parents[3]
 SHELL = shutil.which("dash") or "/bin/sh"
 
 # What the scripts may use beside the programs that are faked.
-PLAIN_TOOLS = ["cat", "chmod", "cksum", "cp", "dirname", "env", "flock", "mkdir", "mv", "rm", "tail", "touch"]
+PLAIN_TOOLS = [
+    "cat",
+    "chmod",
+    "cksum",
+    "cp",
+    "dirname",
+    "env",
+    "flock",
+    "mkdir",
+    "mv",
+    "rm",
+    "sh",
+    "tail",
+    "touch",
+]
 
 PYTHON = """\
 #!{shell}
@@ -121,7 +135,10 @@ class Machine:
         # No other Python of this machine may help out.
         self._program("/usr/bin/python3".replace("/", "_"), "#!/bin/sh\nexit 1\n")
         setup = self.project / "tools" / "setup.sh"
-        setup.write_text(setup.read_text().replace(" /usr/bin/python3; do", " _usr_bin_python3; do"))
+        text = setup.read_text().replace(" /usr/bin/python3; do", " _usr_bin_python3; do")
+        for place in ("/usr/lib/postgresql", "/etc/postgresql-common"):
+            text = text.replace(place, f"{self.state}{place}")
+        setup.write_text(text)
 
     def has_java(self, says: str = 'openjdk version "17.0.15"', code: int = 0) -> None:
         self._program("java", JAVA, says=says, code=code)

@@ -264,3 +264,33 @@ def test_a_line_of_bindep_that_is_not_understood_is_not_passed_over(machine: Mac
     done = machine.run("up")
     assert done.returncode == 1
     assert "libfoo [platform:rpm]" in done.stderr
+
+
+def server_configuration(machine: Machine) -> Path:
+    return Path(f"{machine.state}/etc/postgresql-common/createcluster.conf")
+
+
+def test_only_the_tests_ask_for_postgresql_and_no_server_is_made_of_it(machine: Machine) -> None:
+    machine.lacks_packages("postgresql")
+    assert machine.run("up").returncode == 0
+    assert not [call for call in machine.calls() if call.startswith("apt-get")]
+    assert machine.run("test", "--set-up-only").returncode == 0
+    assert [call for call in machine.calls() if call.startswith("apt-get") and "postgresql" in call]
+    assert server_configuration(machine).read_text() == "create_main_cluster = false\n"
+
+
+def test_what_the_machine_says_of_its_servers_is_left_alone(machine: Machine) -> None:
+    machine.lacks_packages("postgresql")
+    server_configuration(machine).parent.mkdir(parents=True)
+    server_configuration(machine).write_text("data_checksums = on\n")
+    assert machine.run("test", "--set-up-only").returncode == 0
+    assert server_configuration(machine).read_text() == "data_checksums = on\n"
+
+
+def test_a_postgresql_of_ones_own_serves_the_tests(machine: Machine) -> None:
+    machine.lacks_packages("postgresql")
+    program = Path(f"{machine.state}/usr/lib/postgresql/17/bin/postgres")
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    assert machine.run("test", "--set-up-only").returncode == 0
+    assert not [call for call in machine.calls() if call.startswith("apt-get")]

@@ -1,23 +1,19 @@
-"""A database and a cluster of one's own for each test."""
+"""A database and a cluster of one's own for each test, which runs on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from engine.coordination.local import LocalServer
-from engine.db import migrate
 from engine.db.database import Database
 from tests.contract.sharding.engines import Cluster, cluster_on
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-    await migrate.upgrade(url)
-    async with Database(url) as database:
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    async with Database(migrated_url) as database:
         yield database
 
 

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 from oslo_config import cfg
 
 from engine.clock import utcnow
 from engine.coordination.local import LocalServer
-from engine.db import events, migrate
+from engine.db import events
 from engine.db.database import Database
 from engine.election.campaign import Campaign
 from engine.errors import AuthorityLost, Fenced
@@ -27,10 +26,8 @@ ENTRY = EntryPoint("event_retention", "plugins.singletons.event_retention:EventR
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/engine.db"
-    await migrate.upgrade(url)
-    async with Database(url) as opened:
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    async with Database(migrated_url) as opened:
         yield opened
 
 

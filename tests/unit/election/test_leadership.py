@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from engine.election.leadership import HeldLeadership, token_of
+from engine.coordination.tokens import token_of
+from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost
 from engine.testing.singletons import SwitchedAuthority
 

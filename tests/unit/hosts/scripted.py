@@ -14,6 +14,7 @@ from engine.hosts.monitor import HostMonitor
 from engine.hosts.options import MonitorSettings
 from engine.hosts.pacing import Gate, Grid
 from engine.hosts.records import HostReport, Placement, StatusChange, WatchedHost
+from engine.hosts.settling import Heard
 from engine.hosts.status import HostStatus
 from engine.plugin import (
     Authority,
@@ -198,6 +199,7 @@ class Bench:
         self.host = self.driver.host("h")
         self.claim = Claim(ShardId(0))
         self.reports: list[HostReport] = []
+        self.vms_heard: list[Heard] = []
         self.settings = settings or MonitorSettings()
         self.counters = FleetCounters()
         self.context = MonitorContext(
@@ -207,6 +209,7 @@ class Bench:
             gate=Gate(10),
             counters=self.counters,
             report=self.reports.append,
+            vms_heard=self.vms_heard.append,
             clock=self.clock,
             now=self.clock.now,
         )

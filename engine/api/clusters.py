@@ -1,0 +1,85 @@
+"""`/v1/clusters`: groups of hosts, and how VMs are spread over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+from falcon.asgi import Request, Response
+
+from engine.api.entities import answer_version, boolean, if_matching, line, percent, taken, wanted_version
+from engine.api.fields import Fields
+from engine.api.http import EngineRequest, answer, read_json
+from engine.hosts.inventory.records import POLICIES, HostCluster, checked_entity_name, checked_word
+from engine.hosts.inventory.store import InventoryStore
+
+
+def cluster_document(cluster: HostCluster) -> dict[str, Any]:
+    return {
+        "id": cluster.id,
+        "name": cluster.name,
+        "description": cluster.description,
+        "policy": cluster.policy,
+        "memory_percent": cluster.memory_percent,
+        "cpu_percent": cluster.cpu_percent,
+        "fencing": cluster.fencing,
+        "created_at": cluster.created_at,
+        "version": cluster.version,
+    }
+
+
+class Clusters:
+    def __init__(self, inventory: InventoryStore) -> None:
+        self._inventory = inventory
+
+    async def on_get(self, request: Request, response: Response) -> None:
+        with Fields(request.params):
+            pass
+        clusters = [cluster_document(cluster) for cluster in await self._inventory.clusters()]
+        answer(response, {"clusters": clusters, "next": None})
+
+    async def on_post(self, request: EngineRequest, response: Response) -> None:
+        with Fields(await read_json(request)) as fields:
+            asked: dict[str, Any] = {
+                "name": fields.take("name", checked_entity_name),
+                "description": fields.take("description", line, default=""),
+                "policy": fields.take("policy", _policy, default="spread"),
+                "memory_percent": fields.take("memory_percent", percent, default=100),
+                "cpu_percent": fields.take("cpu_percent", percent, default=1000),
+                "fencing": fields.take("fencing", boolean, default=True),
+            }
+        cluster = await self._inventory.add_cluster(**asked)
+        response.set_header("Location", f"/v1/clusters/{cluster.id}")
+        answer_version(response, cluster_document(cluster), status=falcon.HTTP_201)
+
+
+class ClusterResource:
+    def __init__(self, inventory: InventoryStore) -> None:
+        self._inventory = inventory
+
+    async def on_get(self, request: Request, response: Response, cluster: str) -> None:
+        with Fields(request.params):
+            pass
+        answer_version(response, cluster_document(await self._inventory.cluster(cluster)))
+
+    async def on_patch(self, request: EngineRequest, response: Response, cluster: str) -> None:
+        checks = {
+            "name": checked_entity_name,
+            "description": line,
+            "policy": _policy,
+            "memory_percent": percent,
+            "cpu_percent": percent,
+            "fencing": boolean,
+        }
+        changes = taken(await read_json(request), checks)
+        with if_matching():
+            changed = await self._inventory.update_cluster(cluster, changes, version=wanted_version(request))
+        answer_version(response, cluster_document(changed))
+
+    async def on_delete(self, request: EngineRequest, response: Response, cluster: str) -> None:
+        await self._inventory.remove_cluster(cluster)
+        response.status = falcon.HTTP_204
+
+
+def _policy(value: Any) -> str:
+    return checked_word("policy", value, POLICIES)

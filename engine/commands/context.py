@@ -1,0 +1,50 @@
+"""What a step is given: `engine.plugin.StepContext` for one intention of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from engine.errors import HostUnreachable, InvalidInput
+from engine.plugin import ChildOutcome, HostConnection, HostId, Json
+
+
+class Connections(Protocol):
+    """The hosts of this engine; `HostFleet` is it, handed over by `service.py`."""
+
+    def connection(self, host_id: HostId) -> HostConnection:
+        """Raises `HostUnreachable` while there is none."""
+
+
+class NoConnections:
+    """Where there are no hosts at all."""
+
+    def connection(self, host_id: HostId) -> HostConnection:
+        raise HostUnreachable(f"host {host_id} is not connected: this engine has no hosts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """See `StepContext`."""
+
+    command_id: str
+    user: str
+    operation_id: str
+    attempt: int
+    data: Mapping[str, Json]
+    host_id: HostId | None
+    children: Sequence[ChildOutcome]
+    now: datetime
+    connections: Connections = field(repr=False)
+    report: Callable[[int, str], None] = field(repr=False)
+
+    def connection(self, host_id: HostId | None = None) -> HostConnection:
+        wanted = host_id or self.host_id
+        if wanted is None:
+            raise InvalidInput("this step was not intended on any host")
+        return self.connections.connection(wanted)
+
+    def progress(self, percent: int, message: str = "") -> None:
+        self.report(max(0, min(100, percent)), message)

@@ -1,0 +1,391 @@
+"""The rows of commands. Reads stand alone; writes are parts of a transaction that is guarded already.
+
+Invariant: an owner's write goes through `change`, which holds the row to the epoch under which the
+command was claimed, to its lock's token and to its root's lock; zero rows are `Fenced`. A command
+that was claimed, moved or stripped of its locks meanwhile is thus left alone by whoever had it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.commands.records import CommandRecord, CommandState, History, StepRecord, StepState, Verdict
+from engine.db.database import Database, guard_shards
+from engine.db.tables import UtcDateTime, command, idempotency, shard, step
+from engine.errors import Conflict, Fenced, NotFound
+from engine.plugin import ChildOutcome, EngineId, ShardId
+
+Connection = AsyncConnection
+"""For those who only hand it on."""
+
+_UNCLAIMED_STATES = (str(CommandState.NEEDS_OPERATOR),)
+_present = sa.select(shard.c.epoch).where(shard.c.shard == command.c.shard).scalar_subquery()
+_root = command.alias("root")
+_EMPTY_LOCKS = '{"exclusive":[],"shared":[]}'
+
+
+def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """It has keys and yet no hold: they were released by force."""
+    return sa.and_(table.c.lock_token.is_(None), sa.cast(table.c.locks, sa.Text) != _EMPTY_LOCKS)
+
+
+# Built once: what is set are the parameters of the call; building these took most of a step's time.
+_MINE = (
+    (command.c.id == sa.bindparam("of_id"))
+    & (command.c.epoch == sa.bindparam("of_epoch"))
+    & command.c.ended_at.is_(None)
+    & command.c.lock_token.is_not_distinct_from(sa.bindparam("of_token", type_=sa.BigInteger))
+)
+_ROOT_HOLDS = (
+    sa.select(_root.c.id)
+    .where(_root.c.id == sa.bindparam("of_root"), _root.c.ended_at.is_(None), ~_stripped(_root))
+    .exists()
+)
+_CHANGE = command.update().where(_MINE).returning(command.c.cancel_requested)
+_CHANGE_CHILD = command.update().where(_MINE, _ROOT_HOLDS).returning(command.c.cancel_requested)
+_INSERT_STEP = step.insert()
+_CHANGE_STEP = step.update().where(
+    step.c.operation_id == sa.bindparam("of_operation"), step.c.state == sa.bindparam("of_state")
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claimed:
+    """A command that is ours now; `taken_over` from an owner who did not hand it over."""
+
+    history: History
+    taken_over: bool
+
+
+class CommandStore:
+    """Raises `Unavailable` when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def history(self, command_id: str) -> History:
+        """Raises `NotFound`."""
+        async with self.database.reading() as connection:
+            found = await _histories(connection, [command_id])
+        if not found:
+            raise NotFound(f"there is no command {command_id}")
+        return found[0]
+
+    async def known_key(self, user: str, key: str) -> tuple[str, str] | None:
+        """The command and the digest that this user's key stands for."""
+        query = sa.select(idempotency.c.command_id, idempotency.c.digest).where(
+            idempotency.c.user == user, idempotency.c.key == key
+        )
+        async with self.database.reading() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return (row.command_id, row.digest) if row is not None else None
+
+    async def ended_or_absent(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
+        """Of these commands, those that have ended and those that there are not."""
+        query = sa.select(command.c.id, command.c.ended_at).where(command.c.id.in_(list(ids)))
+        async with self.database.reading() as connection:
+            rows = {row.id: row.ended_at for row in await connection.execute(query)}
+        return {id for id, ended in rows.items() if ended is not None}, set(ids) - rows.keys()
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        states: Collection[CommandState] = (),
+        types: Collection[str] = (),
+        entity: str | None = None,
+        parent: str | None = None,
+    ) -> list[CommandRecord]:
+        """Up to `limit` commands, the newest first, of those that follow `after` in this order."""
+        query = sa.select(command).order_by(command.c.created_at.desc(), command.c.id.desc()).limit(limit)
+        if after is not None:
+            at, id = after
+            place = sa.tuple_(command.c.created_at, command.c.id)
+            query = query.where(place < sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id)))
+        if states:
+            query = query.where(_one_of(command.c.state, [str(state) for state in states]))
+        if types:
+            query = query.where(_one_of(command.c.type, list(types)))
+        if entity is not None:
+            query = query.where(command.c.entity_id == entity)
+        if parent is not None:
+            query = query.where(command.c.parent_id == parent)
+        async with self.database.reading() as connection:
+            rows = await connection.execute(query)
+            return [CommandRecord.from_row(dict(row._mapping)) for row in rows]
+
+    # --- owners -----------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        epochs: Mapping[ShardId, int],
+        *,
+        engine: EngineId,
+        types: Collection[str],
+        running: Collection[str],
+        limit: int,
+    ) -> list[Claimed]:
+        """Take what is to be done in these shards and is not ours yet; oldest first. One short
+        transaction under the shards' epochs; where nothing is to be done none is begun."""
+        query = (
+            sa.select(command.c.id, command.c.epoch)
+            .where(
+                command.c.shard.in_(list(epochs)),
+                command.c.ended_at.is_(None),
+                command.c.state.not_in(_UNCLAIMED_STATES),
+                command.c.type.in_(list(types)),
+                command.c.epoch.is_distinct_from(_present) | command.c.cancel_requested,
+            )
+            .order_by(command.c.created_at, command.c.id)
+            .limit(limit + len(running))
+        )
+        async with self.database.reading() as connection:
+            if not [row for row in await connection.execute(query) if row.id not in running]:
+                return []
+        async with self.database.writing() as connection:
+            await guard_shards(connection, epochs)
+            rows = [row for row in await connection.execute(query) if row.id not in running][:limit]
+            for one, epoch in epochs.items():
+                ids = [row.id for row in rows]
+                await connection.execute(
+                    command.update()
+                    .where(command.c.id.in_(ids), command.c.shard == one)
+                    .values(epoch=epoch, engine=engine)
+                )
+            before = {row.id: row.epoch for row in rows}
+            histories = await _histories(connection, list(before))
+        return [
+            Claimed(history, before[history.command.id] not in (None, history.command.epoch))
+            for history in histories
+        ]
+
+    async def cancelled(self, ids: Collection[str]) -> set[str]:
+        """Of these commands, those that somebody wants cancelled."""
+        query = sa.select(command.c.id).where(command.c.id.in_(list(ids)), command.c.cancel_requested)
+        async with self.database.reading() as connection:
+            return {row.id for row in await connection.execute(query)}
+
+
+async def insert(connection: AsyncConnection, records: Sequence[CommandRecord]) -> None:
+    """New commands, in the caller's transaction."""
+    if records:
+        await connection.execute(command.insert(), [dataclasses.asdict(record) for record in records])
+
+
+async def insert_key(
+    connection: AsyncConnection, *, user: str, key: str, digest: str, command_id: str, at: datetime
+) -> None:
+    await connection.execute(
+        idempotency.insert().values(user=user, key=key, digest=digest, command_id=command_id, created_at=at)
+    )
+
+
+async def change(
+    connection: AsyncConnection, record: CommandRecord, *, orphan: bool = False, **changes: Any
+) -> CommandRecord:
+    """The row guard, and the command as it is afterwards. Raises `Fenced`.
+
+    `orphan`: whatever became of its root; only to say that it cannot go on.
+    """
+    changes.setdefault("state", record.state)
+    statement = _CHANGE if orphan or record.root_id == record.id else _CHANGE_CHILD
+    found = {"of_id": record.id, "of_epoch": record.epoch, "of_token": record.lock_token}
+    if statement is _CHANGE_CHILD:
+        found["of_root"] = record.root_id
+    row = (await connection.execute(statement, {**found, **changes})).one_or_none()
+    if row is None:
+        raise Fenced(f"command {record.id} is no longer ours, or its locks are gone")
+    return dataclasses.replace(record, **{"cancel_requested": row.cancel_requested, **changes})
+
+
+async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
+    """Its locks are about to be released by force: no guarded write of it, or of its children, holds any
+    more. Its shard, if there is such a command and it has not ended."""
+    stripped = await connection.execute(
+        command.update()
+        .where(command.c.id == command_id, command.c.ended_at.is_(None))
+        .values(lock_token=None)
+        .returning(command.c.shard)
+    )
+    row = stripped.one_or_none()
+    return ShardId(row.shard) if row is not None else None
+
+
+async def insert_step(connection: AsyncConnection, record: StepRecord) -> None:
+    await connection.execute(_INSERT_STEP, dataclasses.asdict(record))
+
+
+async def change_step(connection: AsyncConnection, record: StepRecord, **changes: Any) -> StepRecord:
+    """Raises `Fenced` where the step is not as it was."""
+    found = {"of_operation": record.operation_id, "of_state": str(record.state)}
+    result = await connection.execute(_CHANGE_STEP, {**found, **changes})
+    if not result.rowcount:
+        raise Fenced(f"step {record.name} of command {record.command_id} was changed by somebody else")
+    return dataclasses.replace(record, **changes)
+
+
+async def lock_keys(connection: AsyncConnection, ids: Collection[str]) -> list[Mapping[str, list[str]]]:
+    """What these commands hold."""
+    rows = await connection.execute(sa.select(command.c.locks).where(command.c.id.in_(list(ids))))
+    return [row.locks for row in rows]
+
+
+async def wake_parent(connection: AsyncConnection, record: CommandRecord) -> ShardId | None:
+    """After a child's end: the shard of its parent, if that now has nothing more to wait for."""
+    # Locked before the count: two last children that end at once must not both see the other open.
+    parent = (
+        await connection.execute(
+            sa.select(command.c.shard, command.c.state)
+            .where(command.c.id == record.parent_id)
+            .with_for_update()
+        )
+    ).one_or_none()
+    if parent is None:
+        return None
+    still_open = await connection.execute(
+        sa.select(command.c.id)
+        .where(
+            command.c.parent_operation == record.parent_operation,
+            command.c.parent_id == record.parent_id,
+            command.c.ended_at.is_(None),
+        )
+        .limit(1)
+    )
+    if still_open.first() is not None:
+        return None
+    await connection.execute(
+        command.update()
+        .where(command.c.id == record.parent_id, command.c.state == CommandState.WAITING)
+        .values(epoch=None)
+    )
+    return ShardId(parent.shard)
+
+
+async def cancel_children(connection: AsyncConnection, operation_id: str) -> list[ShardId]:
+    """Ask for it; the shards of those that were still open."""
+    rows = await connection.execute(
+        command.update()
+        .where(
+            command.c.parent_operation == operation_id,
+            command.c.ended_at.is_(None),
+            ~command.c.cancel_requested,
+        )
+        .values(cancel_requested=True)
+        .returning(command.c.shard)
+    )
+    return [ShardId(row.shard) for row in rows]
+
+
+def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """An equality where it can be one, so that an index in the list's order serves."""
+    return column == values[0] if len(values) == 1 else column.in_(values)
+
+
+async def _histories(connection: AsyncConnection, ids: Collection[str]) -> list[History]:
+    rows = await connection.execute(
+        sa.select(command).where(command.c.id.in_(list(ids))).order_by(command.c.created_at, command.c.id)
+    )
+    records = [CommandRecord.from_row(dict(row._mapping)) for row in rows]
+    steps: dict[str, list[StepRecord]] = {record.id: [] for record in records}
+    for row in await connection.execute(
+        sa.select(step).where(step.c.command_id.in_(list(steps))).order_by(step.c.number)
+    ):
+        steps[row.command_id].append(StepRecord.from_row(dict(row._mapping)))
+    waiting = [s.operation_id for each in steps.values() for s in each if s.children and _is_open(s)]
+    children: dict[str, list[ChildOutcome]] = {}
+    if waiting:
+        query = sa.select(command).where(
+            command.c.parent_operation.in_(waiting), command.c.ended_at.is_not(None)
+        )
+        for row in await connection.execute(query.order_by(command.c.created_at, command.c.id)):
+            outcome = ChildOutcome(row.id, row.type, row.arguments, row.state, row.error)
+            children.setdefault(row.parent_id, []).append(outcome)
+    return [History(r, tuple(steps[r.id]), tuple(children.get(r.id, ()))) for r in records]
+
+
+def _is_open(record: StepRecord) -> bool:
+    return record.state is StepState.INTENDED
+
+
+async def set_progress(
+    connection: AsyncConnection, command_id: str, epoch: int, percent: int, message: str
+) -> None:
+    await connection.execute(
+        command.update()
+        .where(command.c.id == command_id, command.c.epoch == epoch, command.c.ended_at.is_(None))
+        .values(percent=percent, message=message)
+    )
+
+
+async def prune(connection: AsyncConnection, *, ended_before: datetime, limit: int) -> int:
+    """Delete up to `limit` commands that ended before this, with their steps and keys; a family goes
+    when its root does. How many went. For a singleton, inside its guarded transaction."""
+    roots = (
+        sa.select(command.c.id)
+        .where(command.c.ended_at < ended_before, command.c.id == command.c.root_id)
+        .order_by(command.c.ended_at)
+        .limit(limit)
+    )
+    ids = [row.id for row in await connection.execute(roots)]
+    family = [
+        row.id for row in await connection.execute(sa.select(command.c.id).where(command.c.root_id.in_(ids)))
+    ]
+    if family:
+        await connection.execute(step.delete().where(step.c.command_id.in_(family)))
+        await connection.execute(idempotency.delete().where(idempotency.c.command_id.in_(family)))
+        await connection.execute(command.delete().where(command.c.id.in_(family)))
+    return len(family)
+
+
+async def request_cancel(connection: AsyncConnection, command_id: str) -> ShardId:
+    """Note that it is to be cancelled; its shard. Raises `NotFound`, `Conflict`."""
+    row = await _locked(connection, command_id)
+    if row.ended_at is not None:
+        raise Conflict(f"command {command_id} has ended already: {row.state}")
+    if row.state == CommandState.NEEDS_OPERATOR:
+        raise Conflict(f"command {command_id} needs an operator: resolve it first")
+    await connection.execute(command.update().where(command.c.id == command_id).values(cancel_requested=True))
+    return ShardId(row.shard)
+
+
+async def resolve(
+    connection: AsyncConnection, command_id: str, verdict: Verdict | None, *, at: datetime
+) -> ShardId:
+    """Let it go on, its open step (or, while it is undone, the step in question) as `verdict` says;
+    None ends it as it is. Its shard."""
+    row = await _locked(connection, command_id)
+    if row.state != CommandState.NEEDS_OPERATOR:
+        raise Conflict(f"command {command_id} needs no operator: it is {row.state}")
+    changes: dict[str, Any] = {"state": CommandState.QUEUED, "epoch": None, "error": ""}
+    if verdict is None:
+        changes = {"state": CommandState.FAILED, "ended_at": at}
+    else:
+        history = (await _histories(connection, [command_id]))[0]
+        if (open_step := history.open_step) is not None:
+            await change_step(connection, open_step, verdict=verdict)
+        elif history.live and verdict is Verdict.HAPPENED and history.command.goal is not None:
+            last = list(history.live.values())[-1]  # it has been undone by hand
+            await change_step(connection, last, state=StepState.UNDONE)
+    await connection.execute(command.update().where(command.c.id == command_id).values(changes))
+    if verdict is None and row.parent_id is not None:
+        record = (await _histories(connection, [command_id]))[0].command
+        await wake_parent(connection, record)
+    return ShardId(row.shard)
+
+
+async def _locked(connection: AsyncConnection, command_id: str) -> sa.Row[Any]:
+    row = (
+        await connection.execute(sa.select(command).where(command.c.id == command_id).with_for_update())
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no command {command_id}")
+    return row

@@ -1,0 +1,1 @@
+"""VMs and host clusters: their records, and the store that keeps them."""

@@ -1,0 +1,357 @@
+"""The rows of VMs and host clusters: what people change, and what hosts report.
+
+Invariants: a person's change names the version it was made from, and is refused when that is no
+longer the present one; a VM is removed only while it runs nowhere; what a host reports of its VMs
+is written under the guard of that host's shard.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.clock import utcnow
+from engine.db import events
+from engine.db.database import Database
+from engine.db.tables import DEFAULT_CLUSTER, host, host_cluster, vm
+from engine.errors import Conflict, InvalidInput, NotFound
+from engine.hosts.inventory.records import (
+    POLICIES,
+    HostCluster,
+    Vm,
+    VmPage,
+    checked_cpus,
+    checked_entity_name,
+    checked_memory,
+    checked_percent,
+    checked_word,
+    state_columns,
+    state_from_row,
+)
+from engine.hosts.records import VersionConflict
+from engine.hosts.vm_status import VmState
+from engine.plugin import EngineId, HostId, ShardId, VmId, VmStatus
+from engine.sharding.hashing import shard_of
+
+VM_SORT_KEYS = ("name", "status", "created_at", "memory_bytes", "cpus", "id")
+MAX_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SettledHost:
+    """What is to be made of one host's VMs: `decide` gives each its state after what was heard."""
+
+    host_id: HostId
+    shard: ShardId
+    epoch: int
+    decide: Callable[[VmId, VmState], VmState]
+    at: datetime
+
+
+class InventoryStore:
+    """Raises `Unavailable` when the database does not answer."""
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = utcnow) -> None:
+        self._database = database
+        self._now = now
+
+    # --- VMs ------------------------------------------------------------------------------------
+
+    async def add_vm(
+        self,
+        *,
+        name: str,
+        memory_bytes: int,
+        cpus: int,
+        shards: int,
+        cluster: str = DEFAULT_CLUSTER,
+        description: str = "",
+        highly_available: bool = False,
+        pinned_host: str | None = None,
+        affinity_group: str | None = None,
+        affinity: str | None = None,
+    ) -> Vm:
+        """A new VM, down. Raises `InvalidInput` naming the field, `Duplicate`, `NotFound`."""
+        vm_id = VmId(str(uuid.uuid4()))
+        now = self._now()
+        values = {
+            "id": vm_id,
+            "name": checked_entity_name(name),
+            "description": description,
+            "shard": shard_of(vm_id, shards),
+            "memory_bytes": checked_memory(memory_bytes),
+            "cpus": checked_cpus(cpus),
+            "highly_available": highly_available,
+            "affinity_group": affinity_group,
+            "affinity": affinity,
+            "status": str(VmStatus.DOWN),
+            "status_since": now,
+            "created_at": now,
+        }
+        async with self._database.writing() as connection:
+            values["cluster_id"] = (await _cluster(connection, cluster))["id"]
+            if pinned_host is not None:
+                values["pinned_host_id"] = await _host_id(connection, pinned_host)
+            await connection.execute(vm.insert().values(values))
+            data = {"vm_id": vm_id}
+            await events.record(connection, "vm_added", f"VM {name} was added", data=data, at=now)
+            return Vm.from_row(await _vm(connection, vm_id))
+
+    async def update_vm(self, called: str, changes: Mapping[str, Any], *, version: int | None = None) -> Vm:
+        """Change what a person may change. Raises `VersionConflict`, `NotFound`, `InvalidInput`.
+
+        Memory and processors of a VM that runs are refused: its host has given it what it has.
+        """
+        async with self._database.writing() as connection:
+            present = await _vm(connection, called)
+            _check_version(present, version, f"VM {present['name']}")
+            if present["status"] != str(VmStatus.DOWN) and changes.keys() & {"memory_bytes", "cpus"}:
+                raise Conflict(f"VM {present['name']} is {present['status']}; it can be resized while down")
+            columns = dict(changes)
+            if "pinned_host" in columns:
+                pinned = columns.pop("pinned_host")
+                columns["pinned_host_id"] = pinned and await _host_id(connection, pinned)
+            if "cluster" in columns:
+                columns["cluster_id"] = (await _cluster(connection, columns.pop("cluster")))["id"]
+            mine = (vm.c.id == present["id"]) & (vm.c.version == present["version"])
+            changed = vm.update().where(mine).values({**columns, "version": present["version"] + 1})
+            if (await connection.execute(changed)).rowcount != 1:
+                raise VersionConflict(f"VM {present['name']} was changed meanwhile")
+            data = {"vm_id": present["id"], "changed": sorted(changes)}
+            await events.record(
+                connection, "vm_updated", f"VM {present['name']} was changed", data=data, at=self._now()
+            )
+            return Vm.from_row(await _vm(connection, present["id"]))
+
+    async def remove_vm(self, called: str, *, version: int | None = None) -> Vm:
+        """Delete a VM that runs nowhere. Raises `Conflict`, `VersionConflict`, `NotFound`."""
+        async with self._database.writing() as connection:
+            present = await _vm(connection, called)
+            _check_version(present, version, f"VM {present['name']}")
+            idle = (
+                (vm.c.status == str(VmStatus.DOWN)) & vm.c.host_id.is_(None) & vm.c.destination_id.is_(None)
+            )
+            gone = await connection.execute(vm.delete().where((vm.c.id == present["id"]) & idle))
+            if gone.rowcount != 1:
+                raise Conflict(f"VM {present['name']} is {present['status']}; stop it first")
+            data = {"vm_id": present["id"]}
+            await events.record(
+                connection, "vm_removed", f"VM {present['name']} was removed", data=data, at=self._now()
+            )
+        return Vm.from_row(present)
+
+    async def vm(self, called: str) -> Vm:
+        """The VM with this id, else the one with this name. Raises `NotFound`."""
+        async with self._database.reading() as connection:
+            return Vm.from_row(await _vm(connection, called))
+
+    async def vms(
+        self,
+        *,
+        limit: int = 100,
+        marker: str | None = None,
+        statuses: Iterable[VmStatus] = (),
+        name: str | None = None,
+        host: str | None = None,
+        cluster: str | None = None,
+        sort: str = "name",
+    ) -> VmPage:
+        """Up to `limit` VMs after the VM `marker`, in order of `sort` (`-name`: descending)."""
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidInput(f"limit {limit} is out of range", fields={"limit": f"1 to {MAX_PAGE}"})
+        key = sort.removeprefix("-")
+        if key not in VM_SORT_KEYS:
+            wrong = f"one of {', '.join(VM_SORT_KEYS)}, with - in front for descending"
+            raise InvalidInput(f"cannot sort by {sort[:64]!r}", fields={"sort": wrong})
+        column, descending = vm.columns[key], sort.startswith("-")
+        query = sa.select(vm).limit(limit + 1)
+        query = query.order_by(*(each.desc() if descending else each for each in (column, vm.c.id)))
+        if chosen := [str(status) for status in statuses]:
+            query = query.where(vm.c.status.in_(chosen))
+        if name is not None:
+            query = query.where(vm.c.name.ilike(_like(name), escape="\\"))
+        async with self._database.reading() as connection:
+            if host is not None:
+                query = query.where(vm.c.host_id == await _host_id(connection, host))
+            if cluster is not None:
+                query = query.where(vm.c.cluster_id == (await _cluster(connection, cluster))["id"])
+            if marker is not None:
+                query = query.where(await _beyond(connection, column, marker, descending))
+            rows = (await connection.execute(query)).mappings().all()
+        found = tuple(Vm.from_row(dict(row)) for row in rows)
+        return VmPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    # --- clusters of hosts ----------------------------------------------------------------------
+
+    async def add_cluster(
+        self,
+        *,
+        name: str,
+        description: str = "",
+        policy: str = "spread",
+        memory_percent: int = 100,
+        cpu_percent: int = 1000,
+        fencing: bool = True,
+    ) -> HostCluster:
+        values = {
+            "id": str(uuid.uuid4()),
+            "name": checked_entity_name(name),
+            "description": description,
+            "policy": checked_word("policy", policy, POLICIES),
+            "memory_percent": checked_percent("memory_percent", memory_percent),
+            "cpu_percent": checked_percent("cpu_percent", cpu_percent),
+            "fencing": fencing,
+            "version": 1,
+            "created_at": self._now(),
+        }
+        async with self._database.writing() as connection:
+            await connection.execute(host_cluster.insert().values(values))
+            await events.record(connection, "cluster_added", f"cluster {name} was added", at=self._now())
+        return HostCluster.from_row(values)
+
+    async def update_cluster(
+        self, called: str, changes: Mapping[str, Any], *, version: int | None = None
+    ) -> HostCluster:
+        async with self._database.writing() as connection:
+            present = await _cluster(connection, called)
+            _check_version(present, version, f"cluster {present['name']}")
+            changed = (
+                host_cluster.update()
+                .where((host_cluster.c.id == present["id"]) & (host_cluster.c.version == present["version"]))
+                .values({**changes, "version": present["version"] + 1})
+            )
+            if (await connection.execute(changed)).rowcount != 1:
+                raise VersionConflict(f"cluster {present['name']} was changed meanwhile")
+            message = f"cluster {present['name']} was changed"
+            await events.record(connection, "cluster_updated", message, at=self._now())
+            return HostCluster.from_row(await _cluster(connection, present["id"]))
+
+    async def remove_cluster(self, called: str) -> HostCluster:
+        """Delete a cluster that has neither hosts nor VMs. Raises `Conflict`, `NotFound`."""
+        async with self._database.writing() as connection:
+            present = await _cluster(connection, called)
+            if present["id"] == DEFAULT_CLUSTER:
+                raise Conflict("the default cluster stays")
+            for table, what in ((host, "hosts"), (vm, "VMs")):
+                inside = sa.select(table.c.id).where(table.c.cluster_id == present["id"]).limit(1)
+                if (await connection.execute(inside)).one_or_none() is not None:
+                    raise Conflict(f"cluster {present['name']} has {what}")
+            await connection.execute(host_cluster.delete().where(host_cluster.c.id == present["id"]))
+            message = f"cluster {present['name']} was removed"
+            await events.record(connection, "cluster_removed", message, at=self._now())
+        return HostCluster.from_row(present)
+
+    async def cluster(self, called: str) -> HostCluster:
+        async with self._database.reading() as connection:
+            return HostCluster.from_row(await _cluster(connection, called))
+
+    async def clusters(self) -> tuple[HostCluster, ...]:
+        """All of them, by name; there are few."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(sa.select(host_cluster).order_by(host_cluster.c.name))
+            return tuple(HostCluster.from_row(dict(row)) for row in rows.mappings())
+
+    # --- what hosts report ----------------------------------------------------------------------
+
+    async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> tuple[VmId, ...]:
+        """Write what follows for the VMs of these hosts. Returns the VMs that are down and have not
+        been cleared away from their host yet.
+
+        Nothing changes most of the time: then nothing is locked. Raises `Fenced`.
+        """
+        async with self._database.reading() as connection:
+            changes, ended = await _changes(connection, hosts)
+            if not changes:
+                return ended
+        epochs = {each.shard: each.epoch for each in hosts}
+        async with self._database.fenced(epochs) as connection:
+            changes, ended = await _changes(connection, hosts)  # again, now that nobody else writes them
+            for row, after, at in changes:
+                still = (vm.c.id == row["id"]) & (vm.c.host_id == row["host_id"])
+                columns = {**state_columns(after), "reported_at": at}
+                await connection.execute(vm.update().where(still).values(columns))
+            await events.record_all(connection, (_told(row, after, engine) for row, after, _at in changes))
+        return ended
+
+
+async def _changes(
+    connection: AsyncConnection, hosts: Sequence[SettledHost]
+) -> tuple[list[tuple[Mapping[str, Any], VmState, datetime]], tuple[VmId, ...]]:
+    """The rows that differ from what was heard, with the state after it; and the VMs that have ended."""
+    by_id = {each.host_id: each for each in hosts}
+    rows = await connection.execute(sa.select(vm).where(vm.c.host_id.in_(list(by_id))))
+    found: list[tuple[Mapping[str, Any], VmState, datetime]] = []
+    ended: list[VmId] = []
+    for row in rows.mappings():
+        heard = by_id[row["host_id"]]
+        before = state_from_row(dict(row))
+        after = heard.decide(row["id"], before)
+        if after != before:
+            found.append((dict(row), after, heard.at))
+        if after.status is VmStatus.DOWN and after.host_id is not None:
+            ended.append(row["id"])
+    return found, tuple(ended)
+
+
+def _told(row: Mapping[str, Any], after: VmState, engine: EngineId) -> events.NewEvent:
+    why = f": {after.reason}" if after.reason else ""
+    return events.NewEvent(
+        kind="vm_status",
+        message=f"VM {row['name']} is {after.status}{why}",
+        engine=engine,
+        host_id=row["host_id"],
+        data={"vm_id": row["id"], "from": row["status"], "to": str(after.status), "reason": after.reason},
+        at=after.since,
+    )
+
+
+def _check_version(present: Mapping[str, Any], version: int | None, called: str) -> None:
+    if version is not None and version != present["version"]:
+        raise VersionConflict(f"{called} is at version {present['version']}, not {version}")
+
+
+async def _vm(connection: AsyncConnection, called: str) -> dict[str, Any]:
+    return await _called(connection, vm, called, "VM")
+
+
+async def _cluster(connection: AsyncConnection, called: str) -> dict[str, Any]:
+    return await _called(connection, host_cluster, called, "cluster")
+
+
+async def _host_id(connection: AsyncConnection, called: str) -> str:
+    return str((await _called(connection, host, called, "host"))["id"])
+
+
+async def _called(connection: AsyncConnection, table: sa.Table, called: str, what: str) -> dict[str, Any]:
+    query = (
+        sa.select(table)
+        .where((table.c.id == called) | (table.c.name == called))
+        .order_by(sa.case((table.c.id == called, 0), else_=1))
+        .limit(1)
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no {what} {called[:255]!r}")
+    return dict(row)
+
+
+def _like(pattern: str) -> str:
+    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%").replace("?", "_")
+
+
+async def _beyond(
+    connection: AsyncConnection, column: sa.Column[Any], marker: str, descending: bool
+) -> sa.ColumnElement[bool]:
+    row = (await connection.execute(sa.select(column, vm.c.id).where(vm.c.id == marker))).one_or_none()
+    if row is None:
+        raise InvalidInput(f"no VM has the marker {marker[:64]!r}", fields={"marker": "the id of a VM"})
+    here = sa.tuple_(column, vm.c.id)
+    there = sa.tuple_(sa.literal(row[0], column.type), sa.literal(row[1]))
+    return here < there if descending else here > there
