@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Set
 from datetime import datetime
 
-from engine.clock import boottime, utcnow
+from engine.clock import utcnow
 from engine.coordination.operations import MalformedNode
 from engine.coordination.session import Session
 from engine.coordination.tokens import token_of
@@ -25,7 +25,6 @@ from engine.locks.holds import AlreadyHeld, Hold, HoldView, LockRefused, nonce_o
 from engine.locks.keys import FOREVER, Forever, Key, Mode, Wanted
 from engine.locks.line import in_order
 from engine.locks.release import Releases
-from engine.locks.sweep import SWEEP_AFTER_SECONDS, Exists, Sweeper
 from engine.locks.taking import Takings, Wait
 from engine.locks.verbs import Lock
 from engine.locks.watches import Watches, steadily
@@ -61,7 +60,6 @@ class Locks:
         engine: str,
         incarnation: int,
         now: Callable[[], datetime] = utcnow,
-        clock: Callable[[], float] = boottime,
     ) -> None:
         self._session = session
         self._engine = engine
@@ -81,7 +79,6 @@ class Locks:
             tasks=self._tasks,
         )
         self._guarding: asyncio.Task[None] | None = None
-        self._sweeper = Sweeper(self._releases, clock)
         session.on_end(self._on_end)
 
     # --- locks of this session --------------------------------------------------------------------
@@ -250,19 +247,6 @@ class Locks:
         A command's hold also needs its row's `lock_token` set to NULL *before* this.
         """
         return await self._releases.end(held.nonce, held.modes, by_force=True)
-
-    async def sweep(
-        self,
-        exists: Exists,
-        *,
-        after_seconds: float = SWEEP_AFTER_SECONDS,
-    ) -> list[HoldView]:
-        """Remove the holds of commands that are no more, and return them. Call it again and again.
-
-        `exists` is told ids and returns those of commands that exist and have not ended. It is asked
-        about a hold when this object has known it for `after_seconds`, by its own clock.
-        """
-        return await self._sweeper.sweep(await self.holders(), exists, after_seconds=after_seconds)
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a former holder sends too late hurts no later one; a lost reply is settled; the sweeper is patient.
+"""What a former holder sends too late hurts no later one; a lost reply is settled.
 
 The late transactions are written by hand, as a process would send them that slept in between.
 """
@@ -6,7 +6,7 @@ The late transactions are written by hand, as a process would send them that sle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,7 +15,7 @@ from engine.coordination.relay import Link
 from engine.coordination.session import Create, Reason, Rejected, Session, SessionSettings
 from engine.errors import Unavailable
 from engine.locks.keys import Mode
-from engine.locks.lock import FOREVER, LockRefused, Locks
+from engine.locks.lock import FOREVER, LockRefused
 from engine.locks.transactions import Step, releasing
 from tests.contract.coordination.conftest import settings_for
 from tests.contract.locks.conftest import Engine, engine_on, left, nothing_left, waiting
@@ -210,58 +210,3 @@ async def test_a_place_in_the_line_whose_reply_was_lost_is_found_again(
     async with asyncio.timeout(10):
         await asyncio.gather(before, waiter)
     await nothing_left(onlooker)
-
-
-# --- the sweeper --------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Stands still but for the test."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def test_the_sweeper_removes_holds_whose_command_has_not_appeared_and_no_others(
-    a: Engine, onlooker: Session
-) -> None:
-    clock = Clock()
-    locks = Locks(onlooker, engine="sweeper", incarnation=1, clock=clock)
-    for command in ("gone", "alive"):
-        await a.locks.take_for_command(command, exclusive={f"vm:{command}"}, user="", reason="")
-    asked: list[Collection[str]] = []
-
-    async def exists(ids: Collection[str]) -> set[str]:
-        asked.append(ids)
-        return {"alive"}
-
-    async with a.locks.acquire(exclusive={"vm:session"}):
-        assert await locks.sweep(exists) == []
-        clock.now += 59.0
-        assert await locks.sweep(exists) == []
-        assert asked == []
-        clock.now += 1.0
-        assert [view.command for view in await locks.sweep(exists)] == ["gone"]
-        assert {command for ids in asked for command in ids} == {"gone", "alive"}
-        assert {view.command for view in await locks.holders()} == {"alive", None}
-    await locks.release_command("alive")
-    assert await left(onlooker) == []
-
-
-async def test_a_hold_that_was_taken_anew_is_new_to_the_sweeper(a: Engine, onlooker: Session) -> None:
-    clock = Clock()
-    locks = Locks(onlooker, engine="sweeper", incarnation=1, clock=clock)
-
-    async def exists(ids: Collection[str]) -> set[str]:
-        return set()
-
-    await a.locks.take_for_command("c1", exclusive={"vm:1"}, user="", reason="")
-    assert await locks.sweep(exists) == []
-    clock.now += 61.0
-    await a.locks.release_command("c1")
-    await a.locks.take_for_command("c1", exclusive={"vm:1"}, user="", reason="")
-    assert await locks.sweep(exists) == []
-    clock.now += 60.0
-    assert len(await locks.sweep(exists)) == 1
