@@ -9,7 +9,7 @@ from falcon.asgi import Request, Response
 
 from engine.api.entities import answer_version, boolean, if_matching, line, percent, taken, wanted_version
 from engine.api.fields import Fields
-from engine.api.http import EngineRequest, answer, read_json
+from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
 from engine.hosts.inventory.records import POLICIES, HostCluster, checked_entity_name, checked_word
 from engine.hosts.inventory.store import InventoryStore
 
@@ -33,10 +33,12 @@ class Clusters:
         self._inventory = inventory
 
     async def on_get(self, request: Request, response: Response) -> None:
-        with Fields(request.params):
-            pass
-        clusters = [cluster_document(cluster) for cluster in await self._inventory.clusters()]
-        answer(response, {"clusters": clusters, "next": None})
+        with Fields(request.params) as fields:
+            limit, marker = take_paging(fields)
+        clusters = sorted(await self._inventory.clusters(), key=lambda cluster: cluster.name)
+        page, following = page_of(clusters, lambda cluster: cluster.name, limit=limit, marker=marker)
+        documents = [cluster_document(cluster) for cluster in page]
+        answer(response, {"clusters": documents, "next": next_link(request, following)})
 
     async def on_post(self, request: EngineRequest, response: Response) -> None:
         with Fields(await read_json(request)) as fields:

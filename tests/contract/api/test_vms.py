@@ -142,3 +142,13 @@ async def test_what_does_not_exist_is_not_found(api: ASGIConductor, path: str) -
 async def test_an_action_needs_the_locks_and_says_so_where_there_are_none(api: ASGIConductor) -> None:
     await add(api)
     assert (await api.simulate_post("/v1/vms/web-1/run")).status_code == 503
+
+
+async def test_clusters_are_listed_by_pages_in_the_order_of_their_names(api: ASGIConductor) -> None:
+    for name in ("zeta", "alpha"):
+        await api.simulate_post("/v1/clusters", json={"name": name})
+    first = (await api.simulate_get("/v1/clusters", params={"limit": 2})).json
+    assert [cluster["name"] for cluster in first["clusters"]] == ["alpha", "default"]
+    rest = (await api.simulate_get(first["next"])).json
+    assert [cluster["name"] for cluster in rest["clusters"]] == ["zeta"]
+    assert rest["next"] is None
