@@ -33,12 +33,13 @@ __all__ = ["OwnedShard", "Ownership", "OwnershipSettings", "ShardWork"]
 LOG = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-PAUSE_SECONDS = 0.002
-BURST_SECONDS = 0.01
+PAUSE_SECONDS = 0.001
+BURST_SECONDS = 0.005
+"""News that keep coming without a pause are heard for so long before they are acted on: long enough for
+few plans, short enough that the first claims are on the wire while the last news come in."""
 GATHER_SECONDS = 0.05
 """Who took a shard is read a little later, and together: when an engine dies, all the others claim at
 once, and what each reads of the others' claims is taken from the time of its own."""
-"""News that keep coming without a pause are heard for so long before they are acted on."""
 SECOND_LOOK_SECONDS = 0.05
 """News that ask for nothing by themselves, as others' taking of what was theirs, are planned for late:
 a plan a burst, in every engine at once, would take the processor from those that have to act."""

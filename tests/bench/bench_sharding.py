@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -40,6 +41,7 @@ from engine.db import migrate
 from engine.db.database import Database
 from engine.plugin import ClusterView, EngineId, MemberView, ShardId, ShardView
 from engine.processes import leashed
+from engine.service import GC_THRESHOLDS
 from engine.sharding.assignment import plan
 from engine.sharding.ownership import OwnedShard, Ownership, OwnershipSettings
 from engine.sharding.partitioners import Cooperative, PartitionerContext
@@ -433,6 +435,7 @@ def main() -> None:
 
 
 def run_member(kind: str, name: str, setup: Setup) -> None:
+    gc.set_threshold(*GC_THRESHOLDS)  # as every engine does; for both kinds alike
     logging.basicConfig(level=logging.WARNING)
     log = Log(sys.stdout)
     if kind == "ours":
