@@ -1,0 +1,28 @@
+"""What every kind of plugin is written with: ids, the contract's version, and the right to act."""
+
+from __future__ import annotations
+
+from typing import NewType, Protocol
+
+CONTRACT_VERSION = 1
+"""Grows when a plugin written for the number before would no longer work."""
+
+EngineId = NewType("EngineId", str)
+HostId = NewType("HostId", str)
+VmId = NewType("VmId", str)
+ClusterId = NewType("ClusterId", str)
+"""Of a host cluster."""
+ShardId = NewType("ShardId", int)
+
+
+class Authority(Protocol):
+    """The right to act, until a deadline on CLOCK_BOOTTIME.
+
+    Every side effect is preceded by `check()`, with no await between the two.
+    """
+
+    def check(self) -> None:
+        """Return if acting is allowed at this instant; else raise `AuthorityLost`."""
+
+    def remaining_seconds(self) -> float:
+        """Seconds of authority left if no renewal is answered; 0 or less once it is over."""

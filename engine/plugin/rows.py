@@ -1,0 +1,70 @@
+"""Entities (hosts, VMs, clusters of hosts) as a plugin reads and writes them, in guarded transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.plugin.base import HostId, ShardId
+
+Json = Mapping[str, Any]
+"""What a step's result is: an object that JSON can carry. Keep it small; later steps read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What a command is about: the kind is a table's name ('host', 'vm', 'host_cluster')."""
+
+    kind: str
+    id: str
+
+
+class EntityReader(Protocol):
+    """Entities as they were a moment ago: nothing holds them still. Decide again under a guard."""
+
+    async def get(self, kind: str, id: str) -> Mapping[str, Any]:
+        """The row. Raises `NotFound`."""
+
+    async def find(
+        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+    ) -> list[Mapping[str, Any]]:
+        """Rows whose columns have these values (a list, tuple or set: any of them), by id."""
+
+
+class Rows(Protocol):
+    """Entities inside one open transaction that is already guarded: by the shard's epoch, by the
+    command's row and its lock. It commits when the step's method returns, together with the step.
+
+    Rows are plain mappings, column to value, of the tables marked as entities in `engine.db.tables`.
+    No I/O but this may be done while one is open.
+    """
+
+    async def get(self, kind: str, id: str) -> Mapping[str, Any]:
+        """The row. Raises `NotFound`."""
+
+    async def find(
+        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+    ) -> list[Mapping[str, Any]]:
+        """Rows whose columns have these values (a list, tuple or set: any of them), by id."""
+
+    async def insert(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Raises `Conflict` where a constraint forbids it."""
+
+    async def update(
+        self, kind: str, id: str, values: Mapping[str, Any], *, where: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Change the row if it still is as `where` says (as in `find`); whether it was."""
+
+    async def delete(self, kind: str, id: str) -> bool: ...
+
+    async def event(
+        self, kind: str, message: str, *, host_id: HostId | None = None, data: Json | None = None
+    ) -> None:
+        """Tell of it; command and engine are added."""
+
+    def shard_of(self, id: str) -> ShardId:
+        """The shard to which the entity with this id belongs."""
+
+    def tell(self, id: str) -> None:
+        """After the commit, have the owner of this entity's shard look at its rows at once."""

@@ -1,0 +1,121 @@
+"""Tasks (`engine.tasks`): code that is called where the data is, on an engine of the cluster.
+
+A task is a class with typed arguments and a typed result. It is called on the owner of a key (a host, a
+shard), on a member, or on all; by other plugins, by jobs of the scheduler and by the API. A call is made at
+most once unless the task says that it is idempotent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Protocol
+
+from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, HostId
+from engine.plugin.hosts import HostConnection
+from engine.plugin.rows import EntityReader, Json
+from engine.plugin.state import ClusteredMaps
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerOf:
+    """Call the engine that owns the shard of this id (a host's, a VM's, any string)."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnMember:
+    """Call this engine."""
+
+    engine: EngineId
+
+
+Target = OwnerOf | OnMember
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one engine, or the owner of one key, answered: a result, or the error that it met."""
+
+    engine: EngineId | None
+    key: str | None = None
+    result: Any = None
+    error: Exception | None = None
+
+
+class Calls(Protocol):
+    """Calls tasks. `task` is an entry point's name; `arguments` are its fields."""
+
+    async def call(
+        self, task: str, arguments: Json | None = None, *, on: Target, timeout_seconds: float | None = None
+    ) -> Any:
+        """The result. Follows an owner that changes. Raises what the task raised (an `EngineError`),
+        `Unavailable` (nobody could be reached, or nobody owns it: not done), `OutcomeUnknown` (sent, and
+        no answer: may have been done), `InvalidInput`, `NotFound` (no such task or member)."""
+
+    def call_all(
+        self, task: str, arguments: Json | None = None, *, timeout_seconds: float | None = None
+    ) -> AsyncIterator[Answer]:
+        """Call every member at once; answers as they come, an error being an answer."""
+
+    def map(
+        self,
+        task: str,
+        keys: Collection[str],
+        arguments: Json | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> AsyncIterator[Answer]:
+        """Call it for each key on the key's owner, grouped by owner; answers as they come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContext:
+    """What one call of a task is given."""
+
+    engine: EngineId
+    key: str | None
+    """What it was called for (`OwnerOf`, `map`); this engine owned its shard when the call came."""
+    authority: Authority
+    """Of the key's shard, else of the engine's session. Check it before each side effect."""
+    options: Mapping[str, Any]
+    now: Callable[[], datetime]
+    reader: EntityReader
+    maps: ClusteredMaps
+    connection: Callable[[HostId], HostConnection]
+    """The live connection to a host that this engine owns. Raises `HostUnreachable`."""
+
+
+class Task(ABC):
+    """Entry point `engine.tasks`; its name there is the task's.
+
+    @dataclass(frozen=True, slots=True)
+    class LoadArguments:
+        minutes: int = argument(integer, default=5, help="over how long")
+
+    class Load(Task):
+        arguments_type = LoadArguments
+        idempotent = True
+
+        async def run(self, context: TaskContext, arguments: LoadArguments) -> float:
+            return os.getloadavg()[0]
+    """
+
+    contract: ClassVar[int] = CONTRACT_VERSION
+    description: ClassVar[str] = ""
+    arguments_type: ClassVar[type]
+    """A frozen dataclass; `argument` says what each field accepts."""
+    result_type: ClassVar[Any] = Any
+    """What `run` returns: what JSON can carry, or a frozen dataclass of such."""
+    idempotent: ClassVar[bool] = False
+    """Calling twice does what calling once does; then a call whose answer was lost is made again."""
+    timeout_seconds: ClassVar[float] = 30.0
+    options: ClassVar[Sequence[Any]] = ()
+    """oslo.config options, registered under `[task_<name>]`."""
+
+    @abstractmethod
+    async def run(self, context: TaskContext, arguments: Any) -> Any:
+        """Do it. Cancelled when the caller gives up, the time is over or the authority ends."""
