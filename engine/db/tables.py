@@ -252,3 +252,64 @@ idempotency = sa.Table(
     sa.Column("command_id", sa.String(36), nullable=False, index=True),
     sa.Column("created_at", UtcDateTime(), nullable=False),
 )
+
+# What is to be run and when; `version` counts people's edits. `next_fire_at` is the next planned time,
+# NULL once there is none left: only the shard's owner advances it, together with the fires.
+schedule = sa.Table(
+    "schedule",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("job_group", sa.String(255), nullable=False, index=True),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("trigger", sa.JSON, nullable=False),
+    sa.Column("start_at", UtcDateTime()),
+    sa.Column("end_at", UtcDateTime()),
+    sa.Column("jitter_seconds", sa.Float, nullable=False),
+    sa.Column("misfire", sa.String(16), nullable=False),
+    sa.Column("grace_seconds", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("action", sa.String(255), nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+    sa.Column("overlap", sa.Boolean, nullable=False),
+    sa.Column("timeout_seconds", sa.Float),
+    sa.Column("retries", sa.Integer, nullable=False),
+    sa.Column("retry_seconds", sa.Float, nullable=False),
+    sa.Column("recovery", sa.String(16), nullable=False),
+    sa.Column("keep", sa.Integer, nullable=False),
+    sa.Column("user", sa.String(255), nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("next_fire_at", UtcDateTime()),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+    sa.Index("ix_schedule_shard_next_fire_at", "shard", "next_fire_at"),
+)
+
+# One run of a schedule. `epoch` is that under which it was started or taken over; `running_key` is the
+# schedule's id while it runs and overlap is forbidden, so that two can never run side by side.
+fire = sa.Table(
+    "fire",
+    metadata,
+    sa.Column("schedule_id", sa.String(36), primary_key=True),
+    sa.Column("fire_at", UtcDateTime(), primary_key=True),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger),
+    sa.Column("engine", sa.String(255)),
+    sa.Column("cause", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("running_key", sa.String(36), unique=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("retry_at", UtcDateTime()),
+    sa.Column("command_id", sa.String(36)),
+    sa.Column("result", sa.JSON),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("started_at", UtcDateTime()),
+    sa.Column("ended_at", UtcDateTime()),
+)
+sa.Index(
+    "ix_fire_open_shard",
+    fire.c.shard,
+    sqlite_where=fire.c.ended_at.is_(None),
+    postgresql_where=fire.c.ended_at.is_(None),
+)
