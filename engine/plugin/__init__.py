@@ -55,7 +55,16 @@ from engine.plugin.hosts import (
 )
 from engine.plugin.partitioners import ClusterView, MemberView, Partitioner, PartitionState, ShardView
 from engine.plugin.rows import Entity, EntityReader, Json, Rows
-from engine.plugin.singletons import EventLog, Leadership, Ledger, PluginContext, Scope, Singleton
+from engine.plugin.singletons import (
+    EventLog,
+    Guard,
+    Leadership,
+    Ledger,
+    PluginContext,
+    Scope,
+    Singleton,
+    Stopping,
+)
 from engine.plugin.state import Changed, ClusteredMap, ClusteredMaps, Versioned
 from engine.plugin.tasks import Answer, Calls, OnMember, OwnerOf, Target, Task, TaskContext
 
@@ -86,6 +95,7 @@ __all__ = [
     "FenceAgent",
     "Fenced",
     "GoBack",
+    "Guard",
     "Happened",
     "HostCapabilities",
     "HostConnection",
@@ -120,6 +130,7 @@ __all__ = [
     "Singleton",
     "Step",
     "StepContext",
+    "Stopping",
     "Target",
     "Task",
     "TaskContext",

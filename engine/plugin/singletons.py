@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId
+from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, ShardId
+from engine.plugin.commands import CommandDesk
 from engine.plugin.rows import EntityReader, Rows
 
 
@@ -22,7 +23,34 @@ class Scope(enum.Enum):
     ENGINE = "engine"
     """On each engine."""
     SHARD = "shard"
-    """Once a shard, with the shard's owner."""
+    """Once a shard, with the shard's owner; `leadership.shard` tells which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a write is held to so that no former leader's is accepted. Made by `Leadership.guard`; a
+    plugin hands it on and looks into it no further.
+
+    ZooKeeper checks that `node` has `version` (-1: exists) in the transaction of the write; the
+    database, that no greater `token` was seen for the duty at this `place` ("" where the cluster has
+    one of it, else `@engine` or `#shard`).
+    """
+
+    token: int
+    node: str
+    version: int = -1
+    place: str = ""
+
+
+class Stopping(Protocol):
+    """Tells a `run` that is a plain function when to end. As threading.Event, from any thread."""
+
+    def is_set(self) -> bool:
+        """Whether the leadership is over: return now."""
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Sleep that long, or until the leadership ends (True). Ends early, with False, when somebody
+        asks for a run at once."""
 
 
 class Leadership(Authority, Protocol):
@@ -32,8 +60,24 @@ class Leadership(Authority, Protocol):
     def token(self) -> int:
         """Grows with each later leader; store it with what you write."""
 
+    @property
+    def shard(self) -> ShardId | None:
+        """Which shard this is for, in the scope SHARD; else None."""
+
+    @property
+    def stopping(self) -> Stopping:
+        """For a `run` that is a plain `def`; it runs in a thread of its own."""
+
+    def guard(self) -> Guard:
+        """What holds a write to this leadership: the ledger, the event log and clustered maps take it.
+        Raises `AuthorityLost`."""
+
     def every(self, seconds: float) -> AsyncIterator[int]:
-        """Yield 0, 1, 2, ...: at once, then each `seconds` (fixed rate, missed beats are skipped)."""
+        """Yield 0, 1, 2, ...: at once, then each `seconds` (fixed rate, missed beats are skipped).
+
+        A beat that somebody asks for (`engine singletons run-now`) comes at once, and the rate goes on
+        from there. Between two beats is where a leader gives way to another engine.
+        """
 
 
 class EventLog(Protocol):
@@ -68,7 +112,11 @@ class PluginContext:
     engine: EngineId
     options: Mapping[str, Any]
     events: EventLog
+    ledger: Ledger
+    commands: CommandDesk
     now: Callable[[], datetime]
+    members: Callable[[], Mapping[EngineId, datetime]]
+    """The engines that are here at this moment, and since when each of them has been."""
 
 
 class Singleton(ABC):
@@ -83,5 +131,9 @@ class Singleton(ABC):
         self.context = context
 
     @abstractmethod
-    async def run(self, leadership: Leadership) -> None:
-        """Do the duty until cancelled. Returning or raising is a fault: it is logged and retried."""
+    def run(self, leadership: Leadership) -> Awaitable[None] | None:
+        """Do the duty until cancelled. Returning or raising is a fault: it is logged and retried.
+
+        An `async def`; or, where libraries block, a plain `def`: it runs in a thread, and returns once
+        `leadership.stopping` is set.
+        """

@@ -20,23 +20,23 @@ from engine.clock import utcnow
 from engine.coordination.session import Session
 from engine.election.campaign import Campaign, engine_term
 from engine.errors import AuthorityLost
-from engine.plugin import EngineId, EventLog, PluginContext, Scope
+from engine.plugin import EngineId, PluginContext, Scope
 from engine.singletons.backoff import BackOff
 from engine.singletons.duty import Duty, DutySettings, DutyState, DutyStatus, Terms
-from engine.singletons.loading import Catalogue, RefusedPlugin
+from engine.singletons.loading import Catalogue, RefusedPlugin, SingletonPlugin
 
 LOG = logging.getLogger(__name__)
 
 
 class SingletonRunner:
-    """All duties of this engine. `events` makes the event log of the singleton it is given the name of."""
+    """All duties of this engine. `contexts` makes what a singleton is built with."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         *,
         engine: EngineId,
-        events: Callable[[str], EventLog],
+        contexts: Callable[[SingletonPlugin], PluginContext],
         settings: DutySettings | None = None,
         now: Callable[[], datetime] = utcnow,
         chance: Callable[[], float] = random.random,
@@ -47,7 +47,7 @@ class SingletonRunner:
         self._duties = [
             Duty(
                 plugin,
-                PluginContext(engine=engine, options=plugin.values, events=events(plugin.name), now=now),
+                contexts(plugin),
                 settings=settings or DutySettings(back_off=BackOff()),
                 chance=chance,
             )

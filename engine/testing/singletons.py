@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from oslo_config import cfg
@@ -23,6 +23,7 @@ from engine.clock import utcnow
 from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost
 from engine.plugin import CONTRACT_VERSION, EngineId, Leadership, PluginContext, Scope, Singleton
+from engine.testing.ledger import MemoryDesk, MemoryLedger
 
 
 class SwitchedAuthority:
@@ -69,15 +70,37 @@ class RecordedEvents:
         return len(old)
 
 
-def context(plugin: type[Singleton], values: Mapping[str, Any], events: RecordedEvents) -> PluginContext:
-    """What the plugin is built with: its options' values over their defaults, converted as in the engine."""
+def context(
+    plugin: type[Singleton],
+    values: Mapping[str, Any],
+    events: RecordedEvents,
+    *,
+    ledger: MemoryLedger | None = None,
+    commands: MemoryDesk | None = None,
+    members: Mapping[EngineId, datetime] | None = None,
+    now: Callable[[], datetime] = utcnow,
+) -> PluginContext:
+    """What the plugin is built with: its options' values over their defaults, converted as in the engine.
+
+    Without `members` the engine has been here alone for an hour.
+    """
     conf = cfg.ConfigOpts()
     conf.register_opts(list(plugin.options), "plugin")
     for name, value in values.items():
         conf.set_override(name, value, "plugin")
     conf([])
     read = {option.dest: conf["plugin"][option.dest] for option in plugin.options}
-    return PluginContext(engine=EngineId("test-engine"), options=read, events=events, now=utcnow)
+    engine = EngineId("test-engine")
+    here = members if members is not None else {engine: now() - timedelta(hours=1)}
+    return PluginContext(
+        engine=engine,
+        options=read,
+        events=events,
+        ledger=ledger or MemoryLedger(),
+        commands=commands or MemoryDesk(),
+        now=now,
+        members=lambda: here,
+    )
 
 
 class SingletonContract:

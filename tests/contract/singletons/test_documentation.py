@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from engine.db.database import Database
 from engine.plugin import EngineId
 from engine.singletons.loading import load_singletons
 from engine.singletons.runner import SingletonRunner
+from engine.testing.singletons import RecordedEvents, context
 from tests.contract.election.members import member
 
 PAGE = Path(__file__).parents[3] / "docs" / "plugins.md"
@@ -67,7 +69,12 @@ async def test_the_example_is_found_leads_and_writes_its_event(
         runner = SingletonRunner(
             catalogue,
             engine=EngineId("e1"),
-            events=lambda name: events.EventStore(database, name=name, engine=EngineId("e1")),
+            contexts=lambda plugin: replace(
+                context(plugin.factory, {}, RecordedEvents()),
+                engine=EngineId("e1"),
+                options=plugin.values,
+                events=events.EventStore(database, name=plugin.name, engine=EngineId("e1")),
+            ),
         )
         async with runner.serving(session, incarnation=1), asyncio.timeout(20):
             found: list[events.Event] = []

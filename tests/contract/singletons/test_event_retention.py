@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import EntryPoint
 
@@ -19,7 +20,7 @@ from engine.errors import AuthorityLost, Fenced
 from engine.plugin import EngineId
 from engine.singletons.loading import NAMESPACE, load_singletons
 from engine.singletons.runner import SingletonRunner
-from engine.testing.singletons import leadership
+from engine.testing.singletons import RecordedEvents, context, leadership
 from tests.contract.election.members import member
 
 ENTRY = EntryPoint("event_retention", "plugins.singletons.event_retention:EventRetention", NAMESPACE)
@@ -53,7 +54,12 @@ async def test_the_leader_deletes_what_is_too_old_and_says_so(
     runner = SingletonRunner(
         load_singletons(conf, [ENTRY]),
         engine=EngineId("e1"),
-        events=lambda name: events.EventStore(database, name=name, engine=EngineId("e1")),
+        contexts=lambda plugin: replace(
+            context(plugin.factory, {}, RecordedEvents()),
+            engine=EngineId("e1"),
+            options=plugin.values,
+            events=events.EventStore(database, name=plugin.name, engine=EngineId("e1")),
+        ),
     )
     async with (
         member(zookeeper, cluster_name, "e1") as session,

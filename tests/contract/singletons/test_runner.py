@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -20,7 +21,7 @@ from engine.singletons.backoff import BackOff
 from engine.singletons.duty import DutySettings, DutyState, DutyStatus
 from engine.singletons.loading import NAMESPACE, load_singletons
 from engine.singletons.runner import SingletonRunner
-from engine.testing.singletons import RecordedEvents
+from engine.testing.singletons import RecordedEvents, context
 from tests.contract.election.members import member
 from tests.contract.singletons.plugins import running, terms
 from tests.unit.singletons.waiting import until
@@ -44,7 +45,12 @@ def runner_of(
         conf, [EntryPoint(name, f"{PLUGINS}:{kind}", NAMESPACE) for name, kind in plugins.items()]
     )
     return SingletonRunner(
-        catalogue, engine=EngineId(engine), events=lambda name: RecordedEvents(), settings=settings
+        catalogue,
+        engine=EngineId(engine),
+        contexts=lambda plugin: replace(
+            context(plugin.factory, {}, RecordedEvents()), engine=EngineId(engine), options=plugin.values
+        ),
+        settings=settings,
     )
 
 

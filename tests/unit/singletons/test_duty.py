@@ -11,14 +11,13 @@ from types import TracebackType
 
 import pytest
 
-from engine.clock import utcnow
 from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
-from engine.plugin import EngineId, Leadership, PluginContext, Singleton
+from engine.plugin import Leadership, PluginContext, Singleton
 from engine.singletons.backoff import BackOff
 from engine.singletons.duty import Duty, DutySettings, DutyState
 from engine.singletons.loading import SingletonPlugin
-from engine.testing.singletons import RecordedEvents, SwitchedAuthority
+from engine.testing.singletons import RecordedEvents, SwitchedAuthority, context
 from tests.unit.singletons.waiting import until
 
 Run = Callable[[Leadership], Awaitable[None]]
@@ -51,10 +50,9 @@ def duty_of(run: Run, *, stop_seconds: float = 1.0, first_seconds: float = 0.001
         async def run(self, leadership: Leadership) -> None:
             await run(leadership)
 
-    context = PluginContext(engine=EngineId("e1"), options={}, events=RecordedEvents(), now=utcnow)
     return Duty(
         SingletonPlugin("duty", "tests:Plugin", Plugin, {}),
-        context,
+        context(Plugin, {}, RecordedEvents()),
         settings=DutySettings(
             back_off=BackOff(first_seconds=first_seconds, longest_seconds=60), stop_seconds=stop_seconds
         ),

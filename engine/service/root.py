@@ -5,29 +5,24 @@ Scopes nest: the process (database, drivers, beat), in it one ZooKeeper session 
 ends, all within it is cancelled, and a fresh session is opened after a jittered pause. Nothing
 that acts outlives the scope that allowed it.
 
-Run as `python -m engine.service` by `engine.supervisor`, which hears of each session before
+Run by `__main__.py`, a child of `engine.supervisor`, which hears of each session before
 anything is written in it.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import random
-import signal
-import sys
-from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from oslo_config import cfg
 
 from engine import options
 from engine.beat import Beat
-from engine.clock import boottime, utcnow
+from engine.clock import utcnow
 from engine.commands.catalogue import load_commands
 from engine.commands.executor import CommandExecutor
 from engine.commands.reactions import Reactions
@@ -39,11 +34,10 @@ from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
 from engine.coordination.session import Session, open_session
 from engine.db.database import Database
-from engine.db.events import EventStore
 from engine.db.groupcommit import GroupCommit
 from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
-from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
+from engine.errors import AuthorityLost, Fenced, Unavailable
 from engine.extensions import load_class
 from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.store import InventoryStore
@@ -51,7 +45,10 @@ from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
-from engine.service_metrics import serving_metrics
+from engine.service.database import require_one_database, watch_database
+from engine.service.metrics import serving_metrics
+from engine.service.plugins import Doors
+from engine.service.telling import most_telling
 from engine.sharding.ownership import Ownership
 from engine.sharding.partitioners import PartitionerContext
 from engine.sharding.several import SeveralWorks
@@ -64,15 +61,6 @@ LOG = logging.getLogger("engine.service")
 ALGORITHM = 1
 """Version of the assignment; the lowest among the members is the one in force."""
 REOPEN_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
-DATABASE_PING_SECONDS = 1.0
-DATABASE_PATIENCE_SECONDS = 5.0
-GC_THRESHOLDS = (20_000, 20, 10)
-"""Ten thousand hosts are a million objects that live long, and taking them over makes them at once: with
-Python's own thresholds a fifth of a takeover is spent collecting, in pauses of 0.2 s."""
-
-
-class DatabaseCut(Unavailable):
-    """This engine has lost the database while others still reach it: they take its shards."""
 
 
 class Service:
@@ -88,6 +76,7 @@ class Service:
         self._ownership: Ownership | None = None
         self._session: Session | None = None
         self._drivers: dict[str, HostDriver] = {}
+        self._doors: Doors
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
 
@@ -116,10 +105,11 @@ class Service:
                 driver: HostDriver = kind(options.driver_values(self.conf, name, kind.options))
                 stack.push_async_callback(driver.close)
                 self._drivers[name] = driver
+            self._doors = Doors(database, engine=self.name, shards=self.conf.sharding.shards)
             self._singletons = SingletonRunner(
                 load_singletons(self.conf),
                 engine=self.name,
-                events=lambda singleton: EventStore(database, name=singleton, engine=self.name),
+                contexts=self._doors.context,
                 settings=settings_from(self.conf.singletons),
             )
             stack.enter_context(
@@ -157,7 +147,7 @@ class Service:
                     async with session.authority.scope():
                         await self._act(database, session, membership)
             except BaseExceptionGroup as group:
-                raise _most_telling(group) from group
+                raise most_telling(group) from group
             finally:
                 self.beat.acting_under(None)
         self.beat.ended(session.identity)
@@ -221,16 +211,18 @@ class Service:
             )
             work.add(executor)
             self.fleet, self._ownership = fleet, ownership
+            submission = _submission(services)
+            self._doors.open(session, membership, submission)
             self.beat.ready()
             LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
             async with asyncio.TaskGroup() as group:
                 duties = asyncio.Event()
                 tasks = [
                     group.create_task(ownership.run(), name="ownership"),
-                    group.create_task(self._watch_database(database, membership), name="database"),
+                    group.create_task(watch_database(database, membership), name="database"),
                     group.create_task(self._heed_inbox(session, fleet, executor), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
-                    group.create_task(reactions.run(_submission(services)), name="reactions"),
+                    group.create_task(reactions.run(submission), name="reactions"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
                         name="singletons",
@@ -307,44 +299,6 @@ class Service:
         shards = await self._fenced
         raise Fenced(f"later owners were met in the database: shards {sorted(shards)[:8]}")
 
-    async def _watch_database(self, database: Database, membership: Membership) -> None:
-        """Advertise whether the database answers; give up where others reach it and we do not."""
-        answered_at = boottime()
-        down = False
-        while True:
-            await asyncio.sleep(DATABASE_PING_SECONDS)
-            try:
-                async with asyncio.timeout(DATABASE_PING_SECONDS):
-                    await database.ping()
-            except (Unavailable, TimeoutError) as error:
-                silent = boottime() - answered_at
-                if not down:
-                    LOG.warning("the database does not answer: %s", str(error) or "no answer in time")
-                    await membership.update(db="down")
-                    down = True
-                others = [m for m in membership.members if m.engine != self.name]
-                if silent >= DATABASE_PATIENCE_SECONDS and any(m.db == "ok" for m in others):
-                    raise DatabaseCut(f"no answer from the database for {silent:.0f} s: {error}") from error
-            else:
-                if down:
-                    LOG.info("the database answers again")
-                    await membership.update(db="ok")
-                    down = False
-                answered_at = boottime()
-
-
-def require_one_database(membership: Membership) -> None:
-    """Raise `Conflict` where a member works on another database, or on this SQLite file from elsewhere."""
-    mine = membership.me.database
-    for member in membership.members:
-        if member.database and member.database != mine:
-            raise Conflict(
-                f"{member.engine} ({member.address}, pid {member.pid}) works on another database than this"
-                f" engine ({member.database}; here {mine}): engines of a cluster share one, and engines on"
-                " several machines cannot share an SQLite file; set [database] url alike, to PostgreSQL"
-                " where there are several machines"
-            )
-
 
 def _submission(services: Services) -> Submission:
     """How this engine itself asks for commands."""
@@ -359,56 +313,3 @@ def _submission(services: Services) -> Submission:
         bump=services.bump,
         shards=services.shards,
     )
-
-
-def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error to act on: a defect (the whole group) before a refusal, that before the rest."""
-    leaves = list(_leaves(group))
-    if any(not isinstance(leaf, EngineError) for leaf in leaves):
-        return group
-    refusals = [leaf for leaf in leaves if isinstance(leaf, Conflict | InvalidInput)]
-    return (refusals or leaves)[0]
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-async def _main(conf: cfg.ConfigOpts, supervisor_fd: int | None) -> None:
-    beat = Beat(supervisor_fd, grace_seconds=conf.coordination.timeout_seconds / 2)
-    service = Service(conf, beat)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, service.stopping.set)
-    beating = asyncio.create_task(beat.run(), name="beat")
-    try:
-        await service.run()
-    finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m engine.service [--config-file FILE]... [--supervisor-fd N]`."""
-    parser = argparse.ArgumentParser(prog="engine.service")
-    parser.add_argument("--config-file", action="append", default=[])
-    parser.add_argument("--supervisor-fd", type=int)
-    arguments = parser.parse_args(argv)
-    gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        conf = options.load(arguments.config_file)
-        asyncio.run(_main(conf, arguments.supervisor_fd))
-    except (InvalidInput, Conflict, cfg.Error) as error:
-        refusal = str(error)
-    else:
-        return 0
-    LOG.error("%s", refusal)  # out here, oslo.log does not say it twice
-    return os.EX_CONFIG
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Where plugins ask for commands: `engine.plugin.CommandDesk` over the submission of the present session.
+
+One desk a process, one counter a plugin: sessions come and go under it, and between two of them
+whoever asks is told `Unavailable`. What is asked for bears the plugin's name as its user.
+"""
+
+from __future__ import annotations
+
+from engine.commands.records import History
+from engine.commands.submission import Submission
+from engine.errors import Unavailable
+from engine.plugin import ChildOutcome, Json
+
+
+class Desk:
+    """`submission` is set while there is a session."""
+
+    def __init__(self) -> None:
+        self.submission: Submission | None = None
+
+    def of(self, plugin: str) -> Counter:
+        """For one plugin; `plugin` is its kind and name ('singleton:ha_restart')."""
+        return Counter(self, plugin)
+
+    def present(self) -> Submission:
+        if self.submission is None:
+            raise Unavailable("this engine has no session at the moment: it asks for no commands")
+        return self.submission
+
+
+class Counter:
+    """See `engine.plugin.CommandDesk`."""
+
+    def __init__(self, desk: Desk, user: str) -> None:
+        self._desk = desk
+        self._user = user
+
+    async def submit(
+        self,
+        command: str,
+        arguments: Json,
+        *,
+        key: str | None = None,
+        lock_wait_seconds: float | None = None,
+    ) -> str:
+        submitted = await self._desk.present().submit(
+            command, arguments, user=self._user, key=key, lock_wait_seconds=lock_wait_seconds
+        )
+        return submitted.command.id
+
+    async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
+        history = await self._desk.present().outcome(command_id, wait_seconds=wait_seconds)
+        return _outcome(history) if history.command.ended else None
+
+
+def _outcome(history: History) -> ChildOutcome:
+    record = history.command
+    return ChildOutcome(
+        id=record.id,
+        command=record.type,
+        arguments=record.arguments,
+        state=str(record.state),
+        error=record.error,
+    )

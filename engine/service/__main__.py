@@ -1,0 +1,58 @@
+"""`python -m engine.service`: one engine process, the child of `engine.supervisor`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from oslo_config import cfg
+
+from engine import options
+from engine.beat import Beat
+from engine.errors import Conflict, InvalidInput
+from engine.service import GC_THRESHOLDS
+from engine.service.root import Service
+
+LOG = logging.getLogger("engine.service")
+
+
+async def _main(conf: cfg.ConfigOpts, supervisor_fd: int | None) -> None:
+    beat = Beat(supervisor_fd, grace_seconds=conf.coordination.timeout_seconds / 2)
+    service = Service(conf, beat)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stopping.set)
+    beating = asyncio.create_task(beat.run(), name="beat")
+    try:
+        await service.run()
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m engine.service [--config-file FILE]... [--supervisor-fd N]`."""
+    parser = argparse.ArgumentParser(prog="engine.service")
+    parser.add_argument("--config-file", action="append", default=[])
+    parser.add_argument("--supervisor-fd", type=int)
+    arguments = parser.parse_args(argv)
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        conf = options.load(arguments.config_file)
+        asyncio.run(_main(conf, arguments.supervisor_fd))
+    except (InvalidInput, Conflict, cfg.Error) as error:
+        refusal = str(error)
+    else:
+        return 0
+    LOG.error("%s", refusal)  # out here, oslo.log does not say it twice
+    return os.EX_CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())
