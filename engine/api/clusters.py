@@ -10,7 +10,13 @@ from falcon.asgi import Request, Response
 from engine.api.entities import answer_version, boolean, if_matching, line, percent, taken, wanted_version
 from engine.api.fields import Fields
 from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
-from engine.hosts.inventory.records import POLICIES, HostCluster, checked_entity_name, checked_word
+from engine.hosts.inventory.records import (
+    BALANCING,
+    POLICIES,
+    HostCluster,
+    checked_entity_name,
+    checked_word,
+)
 from engine.hosts.inventory.store import InventoryStore
 
 
@@ -23,6 +29,7 @@ def cluster_document(cluster: HostCluster) -> dict[str, Any]:
         "memory_percent": cluster.memory_percent,
         "cpu_percent": cluster.cpu_percent,
         "fencing": cluster.fencing,
+        "balancing": cluster.balancing,
         "created_at": cluster.created_at,
         "version": cluster.version,
     }
@@ -49,6 +56,7 @@ class Clusters:
                 "memory_percent": fields.take("memory_percent", percent, default=100),
                 "cpu_percent": fields.take("cpu_percent", percent, default=1000),
                 "fencing": fields.take("fencing", boolean, default=True),
+                "balancing": fields.take("balancing", _balancing, default="none"),
             }
         cluster = await self._inventory.add_cluster(**asked)
         response.set_header("Location", f"/v1/clusters/{cluster.id}")
@@ -72,6 +80,7 @@ class ClusterResource:
             "memory_percent": percent,
             "cpu_percent": percent,
             "fencing": boolean,
+            "balancing": _balancing,
         }
         changes = taken(await read_json(request), checks)
         with if_matching():
@@ -81,6 +90,10 @@ class ClusterResource:
     async def on_delete(self, request: EngineRequest, response: Response, cluster: str) -> None:
         await self._inventory.remove_cluster(cluster)
         response.status = falcon.HTTP_204
+
+
+def _balancing(value: Any) -> str:
+    return checked_word("balancing", value, BALANCING)
 
 
 def _policy(value: Any) -> str:

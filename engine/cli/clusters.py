@@ -14,7 +14,7 @@ from engine.cli.actions import path_to
 from engine.cli.client import add_api_options, open_api
 from engine.cli.columns import one, table
 
-COLUMNS = ("name", "policy", "memory_percent", "cpu_percent", "fencing", "id")
+COLUMNS = ("name", "policy", "memory_percent", "cpu_percent", "fencing", "balancing", "id")
 TIMES = ("created_at",)
 
 
@@ -59,11 +59,23 @@ class ClustersAdd(ShowOne):
         )
         parser.add_argument("--memory-percent", type=int, metavar="N", help="memory promised (default: 100)")
         parser.add_argument("--cpu-percent", type=int, metavar="N", help="processors (default: 1000)")
+        parser.add_argument(
+            "--no-fencing",
+            dest="fencing",
+            action="store_false",
+            default=None,
+            help="never switch a host off because it does not answer",
+        )
+        parser.add_argument(
+            "--balancing",
+            choices=("none", "even", "power_saving"),
+            help="how running VMs are moved for the sake of load (default: none)",
+        )
         add_api_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        names = ("name", "policy", "memory_percent", "cpu_percent")
+        names = ("name", "policy", "memory_percent", "cpu_percent", "fencing", "balancing")
         asked = {name: value for name in names if (value := getattr(parsed_args, name)) is not None}
         with open_api(parsed_args) as api:
             cluster = api.post("/v1/clusters", asked)

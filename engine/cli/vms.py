@@ -69,6 +69,18 @@ class VmsAdd(ShowOne):
         parser.add_argument("--cpus", type=int, default=1, metavar="N", help="processors (default: 1)")
         parser.add_argument("--cluster", metavar="CLUSTER", help="its host cluster (default: default)")
         parser.add_argument("--pin", metavar="HOST", help="the only host that it may run on")
+        parser.add_argument(
+            "--highly-available",
+            action="store_true",
+            default=None,
+            help="run it again, elsewhere, where it ended though nobody stopped it",
+        )
+        parser.add_argument(
+            "--priority",
+            type=int,
+            metavar="N",
+            help="0 to 100; the highest is run again first (default: 50)",
+        )
         parser.add_argument("--affinity-group", metavar="GROUP", help="VMs that belong together, or apart")
         parser.add_argument("--affinity", choices=("together", "apart"), help="what its group means")
         add_api_options(parser)
@@ -81,6 +93,8 @@ class VmsAdd(ShowOne):
             "cpus": parsed_args.cpus,
             "cluster": parsed_args.cluster,
             "pinned_host": parsed_args.pin,
+            "highly_available": parsed_args.highly_available,
+            "priority": parsed_args.priority,
             "affinity_group": parsed_args.affinity_group,
             "affinity": parsed_args.affinity,
         }

@@ -75,6 +75,7 @@ host_cluster = sa.Table(
     sa.Column("memory_percent", sa.Integer, nullable=False),
     sa.Column("cpu_percent", sa.Integer, nullable=False),
     sa.Column("fencing", sa.Boolean, nullable=False),
+    sa.Column("balancing", sa.String(16), nullable=False, server_default=sa.text("'none'")),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime(), nullable=False),
 )
@@ -134,6 +135,12 @@ vm = sa.Table(
     sa.Column("memory_bytes", sa.BigInteger, nullable=False),
     sa.Column("cpus", sa.Integer, nullable=False),
     sa.Column("highly_available", sa.Boolean, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default=sa.text("50")),
+    # What people asked for last: 'up' or 'down'. Of one that is down though it should be up, how often
+    # it was restarted and when it is next.
+    sa.Column("wanted", sa.String(8), nullable=False, server_default=sa.text("'down'")),
+    sa.Column("restart_tries", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("restart_at", UtcDateTime()),
     sa.Column("pinned_host_id", sa.String(36)),
     sa.Column("affinity_group", sa.String(255)),
     sa.Column("affinity", sa.String(16)),

@@ -146,7 +146,7 @@ class Place(Step):
         where = {"status": "down", "host_id": None}
         if not await rows.update("vm", self.vm_id, {"destination_id": room.host_id}, where=where):
             raise Conflict(f"VM {vm['name']} is {vm['status']}")
-        return {"host_id": room.host_id, "host": room.name}
+        return {"host_id": room.host_id, "host": room.name, "wanted": vm["wanted"]}
 
     async def revert(self, context: StepContext, rows: Rows) -> None:
         where = {"status": "down", "host_id": None}
@@ -169,6 +169,7 @@ class Create(Step):
         if host["status"] != "up":
             raise Conflict(f"host {host['name']} is {host['status']}")
         intended = {
+            "wanted": "up",
             "status": "wait_for_launch",
             "status_reason": "",
             "status_since": context.now,
@@ -227,6 +228,7 @@ class Create(Step):
             **DOWN_HERE,
             "status_since": context.now,
             "status_reason": "it could not be started",
+            "wanted": context.data["place"]["wanted"],
             "tried_hosts": {"command": context.command_id, "hosts": [*hosts, context.host_id]},
         }
         await rows.update("vm", self.vm_id, values, where={"host_id": context.host_id})
@@ -269,6 +271,9 @@ class Destroy(VmStep):
     name = "destroy"
     idempotent = True
 
+    async def intend(self, context: StepContext, rows: Rows) -> None:
+        await rows.update("vm", self.vm_id, {"wanted": "down"})
+
     async def act(self, context: StepContext) -> Json:
         if context.host_id is not None:
             await _destroy(context, self.vm_id)
@@ -285,7 +290,8 @@ class StopVm(VmCommand):
 
     async def validate(self, rows: Rows) -> None:
         vm = await rows.get("vm", self.vm_id)
-        if vm["status"] == "down" and vm["host_id"] is None:
+        waits = vm["highly_available"] and vm["wanted"] == "up"  # for being restarted: stop that
+        if vm["status"] == "down" and vm["host_id"] is None and not waits:
             raise Conflict(f"VM {vm['name']} is down")
 
     def steps(self) -> Sequence[Step]:
@@ -303,6 +309,13 @@ class ProcessDownVm(VmCommand):
 class AskShutdown(VmStep):
     name = "ask"
     idempotent = True
+
+    async def intend(self, context: StepContext, rows: Rows) -> None:
+        await rows.update("vm", self.vm_id, {"wanted": "down"})
+
+    async def revert(self, context: StepContext, rows: Rows) -> None:
+        running = ["up", "powering_up", "powering_down", "paused", "unknown"]
+        await rows.update("vm", self.vm_id, {"wanted": "up"}, where={"wanted": "down", "status": running})
 
     async def act(self, context: StepContext) -> Json:
         try:

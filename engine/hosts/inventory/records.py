@@ -21,6 +21,7 @@ _MEBIBYTE = 1024 * 1024
 
 POLICIES = ("spread", "pack")
 AFFINITIES = ("together", "apart")
+BALANCING = ("none", "even", "power_saving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class HostCluster:
     memory_percent: int
     cpu_percent: int
     fencing: bool
+    balancing: str
     version: int
     created_at: datetime
 
@@ -44,7 +46,11 @@ class HostCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vm:
-    """A VM as its row has it. `version` grows when a person changes it, not with its status."""
+    """A VM as its row has it. `version` grows when a person changes it, not with its status.
+
+    `wanted` is what people asked for last, 'up' or 'down'; `restart_tries` and `restart_at` tell of one
+    that is down though it should be up. A higher `priority` (0..100) is restarted first.
+    """
 
     id: VmId
     name: str
@@ -54,6 +60,10 @@ class Vm:
     memory_bytes: int
     cpus: int
     highly_available: bool
+    priority: int
+    wanted: str
+    restart_tries: int
+    restart_at: datetime | None
     pinned_host_id: HostId | None
     affinity_group: str | None
     affinity: str | None
@@ -132,6 +142,10 @@ def checked_memory(memory_bytes: object) -> int:
 
 def checked_cpus(cpus: object) -> int:
     return _whole("cpus", cpus, 1, 4096)
+
+
+def checked_priority(priority: object) -> int:
+    return _whole("priority", priority, 0, 100)
 
 
 def checked_percent(field: str, percent: object) -> int:

@@ -22,6 +22,7 @@ from engine.db.database import Database
 from engine.db.tables import DEFAULT_CLUSTER, host, host_cluster, vm
 from engine.errors import Conflict, InvalidInput, NotFound
 from engine.hosts.inventory.records import (
+    BALANCING,
     POLICIES,
     HostCluster,
     Vm,
@@ -30,6 +31,7 @@ from engine.hosts.inventory.records import (
     checked_entity_name,
     checked_memory,
     checked_percent,
+    checked_priority,
     checked_word,
     state_columns,
     state_from_row,
@@ -73,6 +75,7 @@ class InventoryStore:
         cluster: str = DEFAULT_CLUSTER,
         description: str = "",
         highly_available: bool = False,
+        priority: int = 50,
         pinned_host: str | None = None,
         affinity_group: str | None = None,
         affinity: str | None = None,
@@ -88,6 +91,7 @@ class InventoryStore:
             "memory_bytes": checked_memory(memory_bytes),
             "cpus": checked_cpus(cpus),
             "highly_available": highly_available,
+            "priority": checked_priority(priority),
             "affinity_group": affinity_group,
             "affinity": affinity,
             "status": str(VmStatus.DOWN),
@@ -198,6 +202,7 @@ class InventoryStore:
         memory_percent: int = 100,
         cpu_percent: int = 1000,
         fencing: bool = True,
+        balancing: str = "none",
     ) -> HostCluster:
         values = {
             "id": str(uuid.uuid4()),
@@ -207,6 +212,7 @@ class InventoryStore:
             "memory_percent": checked_percent("memory_percent", memory_percent),
             "cpu_percent": checked_percent("cpu_percent", cpu_percent),
             "fencing": fencing,
+            "balancing": checked_word("balancing", balancing, BALANCING),
             "version": 1,
             "created_at": self._now(),
         }
