@@ -14,11 +14,13 @@ from typing import Any
 from plugins.simulator.host import SimulatedHost
 from plugins.simulator.link import Refused
 from plugins.simulator.machines import VmStatus
+from plugins.simulator.verbs import VERBS
 
 Arguments = Mapping[str, Any]
 
 
 async def _slow(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.slow_verbs = _verbs(arguments)
     host.faults.slow_seconds = _number(arguments, "milliseconds", least=0) / 1000
 
 
@@ -27,11 +29,13 @@ async def _silent(host: SimulatedHost, arguments: Arguments) -> None:
 
 
 async def _error(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.error_verbs = _verbs(arguments)
     host.faults.error_code = _number(arguments, "code")
     host.faults.error_left = _number(arguments, "count", least=-1, default=-1)
 
 
 async def _drop_replies(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.drop_verbs = _verbs(arguments)
     host.faults.drop_left = _number(arguments, "count", least=-1, default=-1)
 
 
@@ -93,7 +97,7 @@ async def _remove_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
         raise Refused("ids must be a list of texts")
     ids = list(host.vms) if ids is None else [vm_id for vm_id in ids if vm_id in host.vms]
     for vm_id in ids:
-        host.machines.destroy(host.vms[vm_id])
+        host.destroy_vm(host.vms[vm_id])
     return ids
 
 
@@ -108,6 +112,7 @@ async def _counters(host: SimulatedHost, arguments: Arguments) -> dict[str, Any]
         "vms": len(host.vms),
         "epoch": host.epoch,
         "state": host.state,
+        "power": host.power,
     }
 
 
@@ -116,10 +121,15 @@ async def _power(host: SimulatedHost, arguments: Arguments) -> dict[str, str]:
     action = arguments.get("action")
     if action == "status":
         return {"power": host.power}
+    if action not in ("on", "off", "reboot"):
+        raise Refused("action must be on, off, reboot or status")
     if action in ("off", "reboot"):
-        host.crash()
+        host.power_off()
     if action in ("on", "reboot"):
-        await host.restore()
+        try:
+            await host.power_on()
+        except OSError as error:
+            raise Refused(f"port {host.port}: {error.strerror}") from error
     return {"power": host.power, "operationStatus": "initiated"}
 
 
@@ -140,6 +150,13 @@ COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
     "counters": _counters,
     "power": _power,
 }
+
+
+def _verbs(arguments: Arguments) -> frozenset[str]:
+    verbs = arguments.get("verbs") or []
+    if not isinstance(verbs, list) or any(verb not in VERBS for verb in verbs):
+        raise Refused(f"verbs must be a list of: {', '.join(VERBS)}")
+    return frozenset(verbs)
 
 
 def _number(arguments: Arguments, name: str, *, least: int | None = None, default: int | None = None) -> int:

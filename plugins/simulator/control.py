@@ -11,20 +11,22 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plugins.simulator.link import LINE_LIMIT, Link, LinkClosed, Refused
 
 __all__ = ["HostCounters", "LinkClosed", "Refused", "Simulator", "open_simulator"]
 
 Ports = Iterable[int] | None
+Verbs = Iterable[str]
+"""The agent's verbs that a fault is confined to, such as `VM.create`; none: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostCounters:
     """What one host has seen. `stale`: requests bearing an epoch lower than `epoch`, the highest seen.
 
-    `state` is listening, refusing or crashed.
+    `state` is listening, refusing, crashed or off; `power` is on or off.
     """
 
     requests: int
@@ -35,6 +37,7 @@ class HostCounters:
     vms: int
     epoch: int
     state: str
+    power: str
 
 
 @contextlib.asynccontextmanager
@@ -55,36 +58,51 @@ class Simulator:
         """All hosts, in order."""
         return [int(port) for port in await self._link.call("ports")]
 
-    async def slow(self, ports: Ports, *, milliseconds: int) -> None:
-        """Carry requests out so much later; 0 is as fast as can be."""
-        await self.command("slow", ports, milliseconds=milliseconds)
+    async def slow(self, ports: Ports, *, milliseconds: int, verbs: Verbs = ()) -> None:
+        """Carry requests out so much later; 0 is as fast as can be.
+
+        The log has a request when it arrives; it is carried out late even if its sender is gone.
+        """
+        await self.command("slow", ports, milliseconds=milliseconds, verbs=list(verbs))
 
     async def silent(self, ports: Ports, *, on: bool = True) -> None:
         """Accept connections and requests, answer nothing, send no heart-beat."""
         await self.command("silent", ports, on=on)
 
-    async def error(self, ports: Ports, *, code: int, count: int = -1) -> None:
+    async def error(self, ports: Ports, *, code: int, count: int = -1, verbs: Verbs = ()) -> None:
         """Refuse the next `count` requests (-1: all) with `code`: 99 recovering, 1100 too busy."""
-        await self.command("error", ports, code=code, count=count)
+        await self.command("error", ports, code=code, count=count, verbs=list(verbs))
 
-    async def drop_replies(self, ports: Ports, *, count: int = -1) -> None:
+    async def drop_replies(self, ports: Ports, *, count: int = -1, verbs: Verbs = ()) -> None:
         """Carry out the next `count` requests (-1: all) and lose the answers."""
-        await self.command("drop_replies", ports, count=count)
+        await self.command("drop_replies", ports, count=count, verbs=list(verbs))
 
     async def refuse_stale(self, ports: Ports, *, on: bool = True) -> None:
         """Refuse requests that bear an epoch lower than one seen before (no real agent does)."""
         await self.command("refuse_stale", ports, on=on)
 
     async def refuse(self, ports: Ports) -> None:
-        """Stop the agent: connections are reset and refused; VMs run on."""
+        """Stop the agent: connections are reset and refused; VMs run on, and power is on."""
         await self.command("refuse", ports)
 
     async def crash(self, ports: Ports) -> None:
-        """The machine dies: as `refuse`, and its VMs are gone."""
+        """The machine dies: as `refuse`, and its VMs are gone. Its power stays on until it is fenced."""
         await self.command("crash", ports)
 
+    async def power(
+        self, ports: Ports, *, action: Literal["on", "off", "reboot", "status"]
+    ) -> dict[int, str]:
+        """What the fence agents do; whether each machine is `on` or `off` then.
+
+        `off` ends what runs there; `on` starts a machine that was off, without faults, and leaves
+        alone one that is on (a crashed one: off first). Real engines reach it by `Host.fenceNode` of
+        another host, with the port of this one as the fence agent's.
+        """
+        said = await self.command("power", ports, action=action)
+        return {port: answer["power"] for port, answer in said.items()}
+
     async def restore(self, ports: Ports) -> None:
-        """Listen again, without faults."""
+        """Switched on, listening, without faults."""
         await self.command("restore", ports)
 
     async def clear(self, ports: Ports) -> None:

@@ -18,6 +18,10 @@ import orjson
 from plugins.simulator.control import LinkClosed, Refused, open_simulator
 
 _ON = ("--off", {"dest": "on", "action": "store_false", "help": "no longer"})
+_VERBS = (
+    "--verbs",
+    {"nargs": "+", "default": [], "metavar": "VERB", "help": "only these, such as VM.create (default: all)"},
+)
 _COUNT = (
     "--count",
     {"type": int, "default": -1, "metavar": "N", "help": "for the next N requests (default: until cleared)"},
@@ -26,18 +30,29 @@ _COUNT = (
 _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
     "slow": (
         "carry requests out later",
-        [("milliseconds", {"type": int, "metavar": "MILLISECONDS", "help": "how much later; 0 ends it"})],
+        [
+            ("milliseconds", {"type": int, "metavar": "MILLISECONDS", "help": "how much later; 0 ends it"}),
+            _VERBS,
+        ],
     ),
     "silent": ("accept requests, answer nothing", [_ON]),
     "error": (
         "refuse requests with an error",
-        [("code", {"type": int, "metavar": "CODE", "help": "99: recovering, 1100: too busy"}), _COUNT],
+        [
+            ("code", {"type": int, "metavar": "CODE", "help": "99: recovering, 1100: too busy"}),
+            _COUNT,
+            _VERBS,
+        ],
     ),
-    "drop_replies": ("carry requests out, lose the answers", [_COUNT]),
+    "drop_replies": ("carry requests out, lose the answers", [_COUNT, _VERBS]),
     "refuse_stale": ("refuse requests of an older epoch than one seen", [_ON]),
     "refuse": ("stop the agent: reset and refuse connections; VMs run on", []),
-    "crash": ("the machine dies, with its VMs", []),
-    "restore": ("run again, without faults", []),
+    "crash": ("the machine dies, with its VMs; its power stays on", []),
+    "power": (
+        "switch the machine, as its fence agent does",
+        [("action", {"choices": ["on", "off", "reboot", "status"], "help": "what to do"})],
+    ),
+    "restore": ("switch on and run again, without faults", []),
     "clear": ("forget slow, silent, error and drop_replies", []),
     "event": (
         "send an event to all who subscribed",

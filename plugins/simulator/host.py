@@ -1,7 +1,8 @@
 """One simulated host: a listener on its own port, a broker, VMs, and the faults it was given.
 
-A host listens, refuses (its agent is stopped: the port answers RST, its VMs run on) or has crashed
-(as before, and its VMs are gone). Ten thousand of them are alive at once, so all that is not needed
+A host listens, refuses (its agent is stopped: the port answers RST, its VMs run on), has crashed (as
+before, and its VMs are gone; its power is still on, and only switching it off and on starts it again)
+or is off. Ten thousand of them are alive at once, so all that is not needed
 by every host is made when it is first used.
 """
 
@@ -18,9 +19,9 @@ import orjson
 from plugins.simulator.broker import EVENTS, Broker
 from plugins.simulator.connection import AgentConnection
 from plugins.simulator.faults import Faults
-from plugins.simulator.log import WitnessLog, boottime
+from plugins.simulator.log import GONE, WitnessLog, boottime
 from plugins.simulator.machines import Machines, Vm
-from plugins.simulator.migration import Migration
+from plugins.simulator.migration import Migration, cancel_migration
 from plugins.simulator.reports import exit_fields
 from plugins.simulator.site import Power, Site
 from plugins.simulator.verbs import VerbError
@@ -57,6 +58,7 @@ class SimulatedHost:
         "faults",
         "migrations",
         "port",
+        "powered",
         "site",
         "waiting",
     )
@@ -70,6 +72,7 @@ class SimulatedHost:
         self.epoch = 0  # the highest that any request has borne
         self.waiting = 0  # requests of a slow host that are not carried out yet
         self.crashed = False
+        self.powered = True
         self.migrations: dict[str, Migration] | None = None
         self._machines: Machines | None = None
         self._connections: set[AgentConnection] = set()
@@ -103,11 +106,13 @@ class SimulatedHost:
 
     @property
     def power(self) -> str:
-        return "off" if self.crashed else "on"
+        return "on" if self.powered else "off"
 
     @property
     def state(self) -> str:
-        """`listening`, `refusing` or `crashed`."""
+        """`listening`, `refusing`, `crashed` or `off`."""
+        if not self.powered:
+            return "off"
         if self.crashed:
             return "crashed"
         return "refusing" if self._server is None else "listening"
@@ -192,7 +197,7 @@ class SimulatedHost:
             connection.reset()
 
     def crash(self) -> None:
-        """Stop the agent, and the machine with it: the VMs are gone."""
+        """Stop the agent, and the machine with it: the VMs are gone. Its power is still on."""
         self._life += 1
         self.waiting = 0
         self.crashed = True
@@ -200,16 +205,41 @@ class SimulatedHost:
         for migration in tuple((self.migrations or {}).values()):
             migration.task.cancel()
         if self._machines is not None:
+            for vm_id in self._machines.by_id:
+                self.log.vm(self.port, vm_id, GONE)
             self._machines.lose_all()
 
+    def power_off(self) -> None:
+        """As its power-management card does it: whatever ran is gone."""
+        self.crash()
+        if self.powered:
+            self.powered = False
+            self.log.power(self.port, on=False)
+
+    async def power_on(self) -> None:
+        """Start it if it is off. A machine that is on, even a crashed one, takes no notice."""
+        if not self.powered:
+            self.faults.clear()
+            await self.restore()
+
     async def restore(self) -> None:
-        """Run again after `refuse` or `crash`."""
+        """Run again after `refuse`, `crash` or `power_off`."""
         if self.crashed:
             self.crashed = False
             self._started = boottime()
+        if not self.powered:
+            self.powered = True
+            self.log.power(self.port, on=True)
         await self.listen()
 
+    def destroy_vm(self, vm: Vm) -> None:
+        """Switch a VM off and forget it; one that is on its way elsewhere does not arrive."""
+        cancel_migration(self, vm)
+        self.machines.destroy(vm)
+        self.log.vm(self.port, vm.vm_id, GONE)
+
     def _vm_changed(self, vm: Vm) -> None:
+        self.log.vm(self.port, vm.vm_id, vm.status.value)
         fields: dict[str, Any] = {"status": vm.status.value}
         if not vm.running:
             fields |= exit_fields(vm.exit)

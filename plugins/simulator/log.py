@@ -1,11 +1,12 @@
 """The witness's log: what each simulated host was asked, when, by which engine, under which epoch.
 
 One JSON line a request, `{"t", "host", "engine", "epoch", "verb", "id", "op"}`, and one a connection
-opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`; `t` is CLOCK_BOOTTIME in
-seconds. Each process appends to a file of its own and a host lives in one process, so a host's lines
-are in the order in which they happened; `read_log` merges the files of the running boot. A line is
-with the kernel before its request is carried out (3 us each, so nothing is buffered): whatever an
-engine learned from a host is in the log already, and no death of a process can lose it.
+opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`, a VM that changed,
+`{"t", "host", "vm", "status"}`, and a machine switched on or off, `{"t", "host", "power"}`; `t` is
+CLOCK_BOOTTIME in seconds. Each process appends to a file of its own and a host lives in one process,
+so a host's lines are in the order in which they happened; `read_log` merges the files of the running
+boot. A line is with the kernel before its request is carried out (3 us each, so nothing is buffered):
+whatever an engine learned from a host is in the log already, and no death of a process can lose it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,31 @@ class ConnectionChange:
     peer: int
 
 
+@dataclass(frozen=True, slots=True)
+class VmChange:
+    """A VM on a host is in this status from now on: the agent's word, or `GONE`."""
+
+    t: float
+    host: int
+    vm: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class PowerChange:
+    """A machine was switched on or off, whoever asked for it; not told where it was so already."""
+
+    t: float
+    host: int
+    on: bool
+
+
+GONE = "Gone"
+"""The host knows the VM no more: it was destroyed, or it died with its machine."""
+
+Entry = Request | ConnectionChange | VmChange | PowerChange
+
+
 class WitnessLog:
     """Appends to one file of `directory`, or only counts when there is none.
 
@@ -95,6 +121,14 @@ class WitnessLog:
             state = "opened" if opened else "closed"
             self._add({"t": boottime(), "host": host, "connection": state, "peer": peer})
 
+    def vm(self, host: int, vm_id: str, status: str) -> None:
+        if self._fd >= 0:
+            self._add({"t": boottime(), "host": host, "vm": vm_id, "status": status})
+
+    def power(self, host: int, *, on: bool) -> None:
+        if self._fd >= 0:
+            self._add({"t": boottime(), "host": host, "power": "on" if on else "off"})
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -116,7 +150,7 @@ class WitnessLog:
         self._written = os.fstat(self._fd).st_size
 
 
-def read_log(directory: Path) -> Iterator[Request | ConnectionChange]:
+def read_log(directory: Path) -> Iterator[Entry]:
     """All entries of this boot in the order of time; a host's own entries keep their order exactly.
 
     A last line that is cut short (the simulator was killed) is left out. Raises ValueError for
@@ -131,7 +165,7 @@ def read_requests(directory: Path) -> list[Request]:
     return [entry for entry in read_log(directory) if isinstance(entry, Request)]
 
 
-def _entries(path: Path) -> Iterator[Request | ConnectionChange]:
+def _entries(path: Path) -> Iterator[Entry]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
@@ -142,10 +176,14 @@ def _entries(path: Path) -> Iterator[Request | ConnectionChange]:
                 raise ValueError(f"{path}, line {number}: not an entry of the log: {error!r}") from error
 
 
-def _entry(line: dict[str, object]) -> Request | ConnectionChange:
+def _entry(line: dict[str, object]) -> Entry:
     if "connection" in line:
         opened = line["connection"] == "opened"
         return ConnectionChange(_float(line["t"]), _int(line["host"]), opened, _int(line["peer"]))
+    if "vm" in line:
+        return VmChange(_float(line["t"]), _int(line["host"]), str(line["vm"]), str(line["status"]))
+    if "power" in line:
+        return PowerChange(_float(line["t"]), _int(line["host"]), line["power"] == "on")
     epoch = line["epoch"]
     return Request(
         t=_float(line["t"]),

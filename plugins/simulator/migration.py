@@ -3,8 +3,10 @@
 The source opens a connection of its own to the destination's port and calls `VM.migrationCreate`;
 then time passes; then the source's VM is Down with exit reason 4 and the destination's is Up. If the
 destination cannot be reached, refuses or dies, or the migration is cancelled, the VM goes on at the
-source and is gone at the destination. `Simulator.vmArrived` and `Simulator.vmLost` stand for what the
-hypervisors tell each other; a destination that hears neither gives up after a while.
+source and is gone at the destination. From the moment at which it is handed over it never runs at the
+source again, unless the destination says no: an answer that is lost must not make two of it.
+`Simulator.vmArrived` and `Simulator.vmLost` stand for what the hypervisors tell each other; a
+destination that hears neither gives up after a while.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from plugins.simulator.log import boottime
 from plugins.simulator.machines import Exit, ExitReason, Vm, VmStatus
-from plugins.simulator.peer import PeerFailed, open_peer
+from plugins.simulator.peer import PeerFailed, PeerRefused, open_peer
 
 if TYPE_CHECKING:
     from plugins.simulator.host import SimulatedHost
@@ -30,6 +32,7 @@ class Migration:
     seconds: float
     task: asyncio.Task[None] = field(init=False)
     began: float | None = None
+    handed_over: bool = False
 
     def progress(self) -> int:
         if self.began is None or self.seconds <= 0:
@@ -51,9 +54,9 @@ def start_migration(host: SimulatedHost, vm: Vm, destination: str) -> None:
 
 
 def cancel_migration(host: SimulatedHost, vm: Vm) -> None:
-    """Stop it if it is under way; the VM goes on here."""
+    """Stop it if it is under way, and it is not too late; the VM goes on here."""
     migration = (host.migrations or {}).get(vm.vm_id)
-    if migration is not None:
+    if migration is not None and not migration.handed_over:
         migration.task.cancel()
 
 
@@ -69,16 +72,22 @@ async def _migrate(
 ) -> None:
     try:
         await _send_guest(host, vm, before, migration, destination)
+    except PeerRefused:
+        migration.handed_over = False
     except (PeerFailed, asyncio.CancelledError):
-        if host.vms.get(vm.vm_id) is vm and vm.status is VmStatus.MIGRATION_SOURCE:
-            host.machines.change(vm, before)
+        pass
     else:
-        if host.vms.get(vm.vm_id) is vm:
-            ended = Exit(0, ExitReason.MIGRATION_SUCCEEDED, "The VM runs elsewhere now")
-            host.machines.change(vm, VmStatus.DOWN, ended)
+        migration.handed_over = True
     finally:
         if host.migrations is not None and host.migrations.get(vm.vm_id) is migration:
             del host.migrations[vm.vm_id]
+    if host.vms.get(vm.vm_id) is not vm:
+        return
+    if migration.handed_over:
+        ended = Exit(0, ExitReason.MIGRATION_SUCCEEDED, "The VM runs elsewhere now")
+        host.machines.change(vm, VmStatus.DOWN, ended)
+    elif vm.status is VmStatus.MIGRATION_SOURCE:
+        host.machines.change(vm, before)
 
 
 async def _send_guest(
@@ -91,6 +100,7 @@ async def _send_guest(
             await peer.call("VM.migrationCreate", {"vmID": vm.vm_id, "params": details})
             migration.began = boottime()
             await peer.broken_within(migration.seconds)
+            migration.handed_over = True
             await peer.call("Simulator.vmArrived", {"vmID": vm.vm_id, "status": before.value})
         except asyncio.CancelledError:
             peer.tell("Simulator.vmLost", {"vmID": vm.vm_id})

@@ -1,6 +1,7 @@
 """How one simulated host calls another: a short-lived client of the agent's own protocol.
 
-Used by migrations only. Everything that can go wrong, refusals included, is `PeerFailed`.
+Used by migrations only. Everything that can go wrong is `PeerFailed`; of these `PeerRefused` alone says
+that what was asked for was not done.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _READ_BYTES = 65_536
 
 class PeerFailed(Exception):
     """The other host did not do what it was asked for, or could not be reached."""
+
+
+class PeerRefused(PeerFailed):
+    """The other host said no."""
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +73,7 @@ class Peer:
             if answer.get("id") == request_id:
                 break
         if "error" in answer:
-            raise PeerFailed(f"{method}: {answer['error']}")
+            raise PeerRefused(f"{method}: {answer['error']}")
         return answer["result"]
 
     def tell(self, method: str, params: dict[str, Any]) -> str:

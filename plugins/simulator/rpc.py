@@ -64,7 +64,7 @@ def serve(host: SimulatedHost, frame: Frame) -> None:
             host.broker.expect(request.get("id"), headers.get("reply-to"))
     stale = [_log(host, headers, request) for request in requests]
     run = functools.partial(_serve_all, host, requests, stale)
-    slow = host.faults.slow_seconds
+    slow = max(host.faults.delay_seconds(_method_of(request)) for request in requests)
     if not slow:
         run()
     elif host.waiting >= _MAX_WAITING:
@@ -106,14 +106,14 @@ def _serve_one(
     if is_stale and host.faults.refuse_stale:
         host.counters.refused_stale += 1
         return _error(request_id, STALE_EPOCH, "stale epoch")
-    code = host.faults.take_error()
+    code = host.faults.take_error(method)
     if code is not None:
         return _error(request_id, code, _FAULT_MESSAGES.get(code, "Simulated fault"))
     try:
         result = run_verb(host, method, params)
     except VerbError as error:
         return _error(request_id, error.code, error.message)
-    if host.faults.take_drop() or request_id is None:
+    if host.faults.take_drop(method) or request_id is None:
         if isinstance(result, Coroutine):
             host.spawn(result, name=f"{method} {host.port}")
         raise _Unanswered
@@ -163,6 +163,11 @@ def _epoch(text: str) -> int | None:
 
 def _is_key(request_id: object) -> bool:
     return request_id is None or isinstance(request_id, str | int | float)
+
+
+def _method_of(request: Any) -> str:
+    method = request.get("method") if isinstance(request, dict) else None
+    return method if isinstance(method, str) else ""
 
 
 def _id_of(request: Any) -> Any:

@@ -127,7 +127,7 @@ def _vm_statistics(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
 
 
 def _destroy(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
-    host.machines.destroy(vm_of(host, params))
+    host.destroy_vm(vm_of(host, params))
 
 
 def _shutdown(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
@@ -206,15 +206,16 @@ def _migration_create(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
 
 def _arrived(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
     vm = vm_of(host, params)
-    if vm.status is VmStatus.MIGRATION_DESTINATION:
-        paused = params.get("status") == VmStatus.PAUSED.value
-        host.machines.change(vm, VmStatus.PAUSED if paused else VmStatus.UP)
+    if vm.status is not VmStatus.MIGRATION_DESTINATION:
+        raise VerbError(_MIGRATION_REFUSED, f"VM is {vm.status}")
+    paused = params.get("status") == VmStatus.PAUSED.value
+    host.machines.change(vm, VmStatus.PAUSED if paused else VmStatus.UP)
 
 
 def _lost(host: SimulatedHost, params: Mapping[str, Any]) -> Any:
     vm = vm_of(host, params)
     if vm.status is VmStatus.MIGRATION_DESTINATION:
-        host.machines.destroy(vm)
+        host.destroy_vm(vm)
 
 
 VERBS: Mapping[str, Verb] = {

@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from plugins.simulator.log import ConnectionChange, Request
+from plugins.simulator.log import GONE, Entry, PowerChange, Request, VmChange
+from plugins.simulator.machines import VmStatus
 
-Log = Iterable[Request | ConnectionChange]
+Log = Iterable[Entry]
+
+ONCE = frozenset({"VM.create", "VM.migrate", "VM.reset"})
+"""Verbs that do something anew each time: no operation may send one of them twice."""
+_NOWHERE = frozenset({GONE, VmStatus.DOWN.value, VmStatus.MIGRATION_DESTINATION.value})
+_LEAVING = VmStatus.MIGRATION_SOURCE.value
+_ARRIVING = VmStatus.MIGRATION_DESTINATION.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,31 @@ class AskedByTwo:
 
     request: Request
     newer: Request
+
+
+@dataclass(frozen=True, slots=True)
+class InTwoPlaces:
+    """At `t` the VM came to be on all of `hosts`."""
+
+    vm: str
+    hosts: tuple[int, ...]
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class SentTwice:
+    """`request` does again what `earlier` did for the same operation."""
+
+    request: Request
+    earlier: Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A VM on one host; `arrived`: by a migration, not by a start."""
+
+    status: str
+    arrived: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +82,57 @@ def asked_by_two(log: Log) -> list[AskedByTwo]:
         elif _epoch(request) < _epoch(newer) or request.engine != newer.engine:
             found.append(AskedByTwo(request, newer))
     return found
+
+
+def in_two_places(log: Log) -> list[InTwoPlaces]:
+    """Every VM that was on two hosts at once, each time that it came to be so.
+
+    At the end of a migration both ends have it for a moment; that is allowed as long as the source
+    is still handing it over and the other end has got it that way.
+    """
+    places: dict[str, dict[int, _Place]] = {}
+    found: list[InTwoPlaces] = []
+    for entry in _in_order(log):
+        if not isinstance(entry, VmChange):
+            continue
+        of_vm = places.setdefault(entry.vm, {})
+        if entry.status in _NOWHERE:
+            of_vm.pop(entry.host, None)
+            if entry.status == _ARRIVING:
+                of_vm[entry.host] = _Place(entry.status, arrived=True)
+            continue
+        before = of_vm.get(entry.host)
+        of_vm[entry.host] = _Place(entry.status, arrived=before is not None and before.arrived)
+        holders = {host: place for host, place in of_vm.items() if place.status != _ARRIVING}
+        if len(holders) > 1 and not _is_handover(list(holders.values())):
+            found.append(InTwoPlaces(entry.vm, tuple(sorted(holders)), entry.t))
+    return found
+
+
+def sent_twice(log: Log, verbs: Collection[str] = ONCE) -> list[SentTwice]:
+    """Every request that repeats one of `verbs` for the same operation, on whatever host."""
+    first: dict[tuple[str, str], Request] = {}
+    found: list[SentTwice] = []
+    for entry in _in_order(log):
+        if isinstance(entry, Request) and entry.verb in verbs and entry.op:
+            earlier = first.setdefault((entry.verb, entry.op), entry)
+            if earlier is not entry:
+                found.append(SentTwice(entry, earlier))
+    return found
+
+
+def created(log: Log) -> dict[str, list[int]]:
+    """The hosts on which each VM was started, in order; a VM that arrived by migration was not."""
+    hosts: dict[str, list[int]] = {}
+    for entry in log:
+        if isinstance(entry, VmChange) and entry.status == VmStatus.WAIT_FOR_LAUNCH:
+            hosts.setdefault(entry.vm, []).append(entry.host)
+    return hosts
+
+
+def switched_off(log: Log) -> list[PowerChange]:
+    """Each time that a machine lost its power."""
+    return [entry for entry in log if isinstance(entry, PowerChange) and not entry.on]
 
 
 def gaps(log: Log, hosts: Collection[int], *, since: float, until: float) -> dict[int, Gap]:
@@ -144,13 +227,25 @@ def first_request_after(
 
 def _owned(log: Log) -> Iterator[Request]:
     """The requests made by an owner. Raises ValueError if the log is not in the order of time."""
+    for entry in _in_order(log):
+        if isinstance(entry, Request) and entry.epoch is not None:
+            yield entry
+
+
+def _in_order(log: Log) -> Iterator[Entry]:
     before = float("-inf")
     for entry in log:
         if entry.t < before:
             raise ValueError(f"the log goes back in time, from {before} to {entry.t}")
         before = entry.t
-        if isinstance(entry, Request) and entry.epoch is not None:
-            yield entry
+        yield entry
+
+
+def _is_handover(places: list[_Place]) -> bool:
+    """Two ends of a migration, of which one is about to let go."""
+    leaving = [place for place in places if place.status == _LEAVING]
+    staying = [place for place in places if place.status != _LEAVING]
+    return len(leaving) == 1 and len(staying) == 1 and staying[0].arrived
 
 
 def _epoch(request: Request) -> int:

@@ -81,6 +81,28 @@ async def test_a_lost_answer_was_carried_out(host: SimulatedHost) -> None:
         assert [vm["vmId"] for vm in await wire.result("Host.getVMList")] == ["v"]
 
 
+async def test_faults_may_be_confined_to_a_verb(host: SimulatedHost) -> None:
+    host.faults.drop_left, host.faults.drop_verbs = 1, frozenset({"VM.create"})
+    host.faults.error_code, host.faults.error_left = 1100, 1
+    host.faults.error_verbs = frozenset({"VM.destroy"})
+    async with Wire(host.port) as wire:
+        await wire.greet()
+        assert await wire.result("Host.ping2") is True
+        wire.write(send(request("VM.create", CREATE, "lost")))
+        assert len(await wire.result("Host.getVMList")) == 1
+        assert (await wire.call("VM.destroy", {"vmID": "v"}))["error"]["code"] == 1100
+        assert await wire.result("VM.destroy", {"vmID": "v"}) is True
+
+
+async def test_a_delayed_verb_is_carried_out_though_its_sender_is_gone(host: SimulatedHost) -> None:
+    host.faults.slow_seconds, host.faults.slow_verbs = 0.2, frozenset({"VM.create"})
+    async with Wire(host.port) as wire:
+        await wire.greet()
+        wire.write(send(request("VM.create", CREATE)))
+        assert await wire.result("Host.getVMList") == []  # other verbs are as fast as ever
+    await until(lambda: "v" in host.vms)
+
+
 async def test_a_refusing_host_resets_who_is_there_and_who_comes_and_keeps_its_vms(
     host: SimulatedHost,
 ) -> None:
@@ -115,6 +137,30 @@ async def test_a_crashed_host_resets_everybody_and_its_vms_are_gone(host: Simula
         await passed.wait()
         assert await wire.result("Host.getVMList") == []
         assert int((await wire.result("Host.getStats"))["elapsedTime"]) == 0
+
+
+async def test_a_crashed_machine_is_on_until_it_is_switched_off_and_only_then_starts_again(
+    host: SimulatedHost,
+) -> None:
+    host.machines.place("v", name="v", memory_mb=1, status=VmStatus.UP)
+    host.crash()
+    assert (host.power, host.state) == ("on", "crashed")
+    await host.power_on()
+    assert host.state == "crashed"
+    host.power_off()
+    assert (host.power, host.state) == ("off", "off")
+    host.faults.silent = True
+    await host.power_on()
+    assert (host.power, host.state, host.faults.silent) == ("on", "listening", False)
+    assert dict(host.vms) == {}
+
+
+async def test_switching_off_ends_what_ran_though_its_agent_was_stopped(host: SimulatedHost) -> None:
+    host.machines.place("v", name="v", memory_mb=1, status=VmStatus.UP)
+    host.refuse()
+    assert (host.power, list(host.vms)) == ("on", ["v"])
+    host.power_off()
+    assert dict(host.vms) == {}
 
 
 async def test_a_client_that_does_not_read_is_dropped(host: SimulatedHost) -> None:

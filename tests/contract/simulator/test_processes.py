@@ -323,6 +323,11 @@ async def test_a_fleet_is_commanded_from_the_shell(simulate: Simulate) -> None:
     assert [len(json.loads(line)["add_vms"]) for line in out.splitlines()] == [2, 2]
     assert (await ctl(simulation, "error", "99", "--count", "1"))[0] == 0
     assert (await ctl(simulation, "event", "|net|host_conn|", "--params", '{"a":1}'))[0] == 0
+    assert (await ctl(simulation, "drop_replies", "--count", "1", "--verbs", "VM.create"))[0] == 0
+    status, out, _ = await ctl(simulation, "--hosts", str(third), "power", "off")
+    assert json.loads(out)["power"]["power"] == "off"
+    assert (await ctl(simulation, "slow", "5", "--verbs", "VM.nonsense"))[0] == 1
+    assert await simulation.simulator.power([third], action="on") == {third: "on"}
     status, out, _ = await ctl(simulation, "counters")
     assert [json.loads(line)["counters"]["vms"] for line in out.splitlines()] == [2, 2, 0]
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from plugins.simulator.host import SimulatedHost
-from plugins.simulator.log import read_requests
+from plugins.simulator.log import GONE, VmChange, read_log, read_requests
+from plugins.simulator.witness import created, in_two_places
 from tests.contract.simulator.wire import CONNECT, Wire, request, send, subscribe
 
 XML = "<domain type='kvm'><name>web</name><uuid>v1</uuid><memory unit='KiB'>524288</memory></domain>"
@@ -246,6 +247,59 @@ async def test_a_source_that_dies_on_the_way_leaves_the_vm_nowhere(hosts: list[S
         source.crash()
         assert await there.statuses(1) == ["Down"]
         assert (list(source.vms), list(destination.vms)) == ([], [])
+
+
+async def test_a_vm_that_was_handed_over_never_goes_on_at_the_source(hosts: list[SimulatedHost]) -> None:
+    source, destination, _ = hosts
+    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
+        await wire.greet()
+        await here.listen()
+        await there.listen()
+        await running(wire, here)
+        await wire.result("VM.migrate", to(destination))
+        assert await there.statuses(1) == ["Migration Destination"]
+        assert source.migrations is not None
+        source.migrations["v1"].handed_over = True  # as if the last call were under way
+        assert await wire.result("VM.migrateCancel", {"vmID": "v1"}) is True
+        destination.refuse()
+        assert await here.statuses(2) == ["Migration Source", "Down"]
+
+
+async def test_a_vm_that_is_destroyed_on_its_way_arrives_nowhere(hosts: list[SimulatedHost]) -> None:
+    source, destination, _ = hosts
+    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
+        await wire.greet()
+        await here.listen()
+        await there.listen()
+        await running(wire, here)
+        await wire.result("VM.migrate", to(destination))
+        assert await there.statuses(1) == ["Migration Destination"]
+        assert await wire.result("VM.destroy", {"vmID": "v1"}) is True
+        assert await there.statuses(1) == ["Down"]
+        assert (dict(source.vms), dict(destination.vms)) == ({}, {})
+
+
+async def test_the_witness_sees_every_place_of_a_vm_that_moves(
+    hosts: list[SimulatedHost], tmp_path: Path
+) -> None:
+    source, destination, _ = hosts
+    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
+        await wire.greet()
+        await here.listen()
+        await there.listen()
+        await running(wire, here)
+        await wire.result("VM.migrate", to(destination))
+        assert await there.statuses(2) == ["Migration Destination", "Up"]
+        assert await here.statuses(2) == ["Migration Source", "Down"]
+        await wire.result("VM.destroy", {"vmID": "v1"})
+    log = list(read_log(tmp_path / "log"))
+    assert in_two_places(log) == []
+    assert created(log) == {"v1": [source.port]}
+    assert [(e.host, e.status) for e in log if isinstance(e, VmChange)][-3:] == [
+        (destination.port, "Up"),
+        (source.port, "Down"),
+        (source.port, GONE),
+    ]
 
 
 async def test_a_vm_that_is_migrating_cannot_be_migrated_again(hosts: list[SimulatedHost]) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from plugins.simulator.log import ConnectionChange, Request, WitnessLog, read_log, read_requests
+from plugins.simulator.log import (
+    ConnectionChange,
+    PowerChange,
+    Request,
+    VmChange,
+    WitnessLog,
+    read_log,
+    read_requests,
+)
 
 
 def ask(log: WitnessLog, host: int, **fields: object) -> None:
@@ -32,6 +40,18 @@ def test_a_request_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert isinstance(change, ConnectionChange)
     assert (change.host, change.opened, change.peer) == (20000, False, 40000)
     assert change.t >= request.t > 0
+
+
+def test_changes_of_vms_and_of_power_come_back_as_they_were_written(tmp_path: Path) -> None:
+    log = WitnessLog(tmp_path)
+    log.vm(20000, "v1", "Powering up")
+    log.power(20001, on=False)
+    log.power(20001, on=True)
+    log.close()
+    vm, off, on = read_log(tmp_path)
+    assert vm == VmChange(vm.t, 20000, "v1", "Powering up")
+    assert off == PowerChange(off.t, 20001, on=False)
+    assert on == PowerChange(on.t, 20001, on=True)
 
 
 def test_a_line_can_be_read_by_others_as_soon_as_it_is_written(tmp_path: Path) -> None:
