@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -127,6 +127,7 @@ async def page(
     after: Cursor | None = None,
     host_id: HostId | None = None,
     kind: str | None = None,
+    kinds: Collection[str] = (),
 ) -> list[Event]:
     """Up to `limit` events: newest first, older than the id `before`; or, where `after` is given,
     those that follow it, in the order of their cursors, so that a follower can go on from the last
@@ -140,9 +141,17 @@ async def page(
         query = query.where(sa.tuple_(sa.literal(after.xact, sa.BigInteger), after.id) < _POSITION)
     if host_id is not None:
         query = query.where(event.c.host_id == host_id)
-    if kind is not None:
-        query = query.where(event.c.kind == kind)
+    if wanted := {*kinds, *(() if kind is None else (kind,))}:
+        query = query.where(event.c.kind.in_(sorted(wanted)))
     return [Event.from_row(row) for row in await connection.execute(query)]
+
+
+async def head(connection: AsyncConnection) -> Cursor:
+    """The place from which a follower goes on who wants what follows from now on."""
+    newest = sa.select(event.c.xact, event.c.id).where(event.c.xact < AllBefore())
+    found = await connection.execute(newest.order_by(event.c.xact.desc(), event.c.id.desc()).limit(1))
+    row = found.one_or_none()
+    return BEGINNING if row is None else Cursor(*row)
 
 
 @asynccontextmanager
@@ -154,8 +163,9 @@ async def leading(
     Raises `Fenced` when a later leader has written, `AuthorityLost` when the leadership is over.
     The token is noted first, so from here on every earlier leader is fenced.
     """
+    guard = leadership_held.guard()
     async with database.writing() as connection:
-        await _note_token(connection, name, leadership_held.token)
+        await _note_token(connection, name + guard.place, guard.token)
         leadership_held.check()
         yield connection
 

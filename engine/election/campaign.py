@@ -19,7 +19,7 @@ from engine.coordination.session import Session, SessionEnded
 from engine.coordination.tokens import token_of
 from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
-from engine.plugin import EngineId
+from engine.plugin import EngineId, Guard
 
 
 class Campaign:
@@ -54,12 +54,14 @@ class Campaign:
         election = Election(self._session, self._session.paths.singleton(self.name), identifier)
         async with contextlib.AsyncExitStack() as stack:
             seat = await self._elected(stack, election)
+            token = token_of(self._incarnation, seat.token)
             leadership = HeldLeadership(
                 seat,
                 name=self.name,
-                token=token_of(self._incarnation, seat.token),
+                token=token,
                 lost=seat.lost,
                 why=lambda: seat.why,
+                guard=Guard(token, seat.path),
             )
             await stack.enter_async_context(_ending(leadership))
             yield leadership
@@ -78,15 +80,18 @@ async def engine_term(
     session: Session, name: str, *, engine: EngineId, incarnation: int
 ) -> AsyncIterator[HeldLeadership]:
     """The term of a duty that runs on each engine: it lasts as long as the session."""
-    member = await session.get(session.paths.member(engine))
+    path = session.paths.member(engine)
+    member = await session.get(path)
     if session.ended.is_set() or member is None:
         raise SessionEnded(f"{engine} is no member in this session")
+    token = token_of(incarnation, member.stat.czxid)
     leadership = HeldLeadership(
         session.authority,
         name=name,
-        token=token_of(incarnation, member.stat.czxid),
+        token=token,
         lost=session.ended,
         why=lambda: "the session is over",
+        guard=Guard(token, path, place=f"@{engine}"),
     )
     async with _ending(leadership):
         yield leadership

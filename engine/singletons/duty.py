@@ -23,6 +23,7 @@ from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import PluginContext, Scope
 from engine.singletons.backoff import BackOff
 from engine.singletons.loading import SingletonPlugin
+from engine.singletons.threads import run_singleton
 
 LOG = logging.getLogger(__name__)
 
@@ -151,7 +152,8 @@ class Duty:
     async def _contained(self, term: HeldLeadership) -> Fault:
         """Run the plugin and tell how it ended. A SystemExit that left a task would end the loop."""
         try:
-            await self.plugin.factory(self._context).run(term)
+            made = self.plugin.factory(self._context)
+            await run_singleton(made, term, name=f"singleton {self.plugin.name}")
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except AuthorityLost as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,29 +11,21 @@ import sqlalchemy as sa
 from engine.db.database import Database
 from engine.db.events import BEGINNING, Cursor, EventStore, NewEvent, leading, page, record, record_all
 from engine.db.tables import event, leadership
+from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Fenced
-from engine.plugin import EngineId, HostId
+from engine.plugin import EngineId, Guard, HostId
+from engine.testing.singletons import SwitchedAuthority
+from engine.testing.singletons import leadership as held_leadership
 from tests.databases import only_postgresql
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Lead:
-    """A leadership as far as the guard sees it."""
-
-    def __init__(self, token: int, *, over: bool = False) -> None:
-        self.token = token
-        self.over = over
-
-    def check(self) -> None:
-        if self.over:
-            raise AuthorityLost("over")
-
-    def remaining_seconds(self) -> float:
-        return 0.0 if self.over else 1.0
-
-    async def every(self, seconds: float) -> AsyncIterator[int]:
-        yield 0
+def led(token: int, *, over: bool = False) -> HeldLeadership:
+    held = held_leadership(token=token)
+    if over:
+        held.end("over")
+    return held
 
 
 async def fill(database: Database, count: int) -> None:
@@ -166,16 +157,16 @@ async def test_prune_deletes_the_oldest_up_to_the_limit_and_tells_how_many(datab
     await fill(database, 6)
     store = EventStore(database, name="event_retention")
     edge = START + timedelta(minutes=4)
-    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 3
-    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 1
-    assert await store.prune(older_than=edge, limit=3, leadership=Lead(1)) == 0
+    assert await store.prune(older_than=edge, limit=3, leadership=led(1)) == 3
+    assert await store.prune(older_than=edge, limit=3, leadership=led(1)) == 1
+    assert await store.prune(older_than=edge, limit=3, leadership=led(1)) == 0
     assert await messages(database, limit=9) == ["number 5", "number 4"]
 
 
 async def test_a_later_leader_fences_an_earlier_one(database: Database) -> None:
     await fill(database, 3)
     store = EventStore(database)
-    later, earlier = Lead(2**48 + 9), Lead(2**48 + 8)
+    later, earlier = led(2**48 + 9), led(2**48 + 8)
     assert await store.prune(older_than=START, limit=1, leadership=later) == 0
     with pytest.raises(Fenced, match="a later leader"):
         await store.prune(older_than=START + timedelta(days=1), limit=9, leadership=earlier)
@@ -183,9 +174,9 @@ async def test_a_later_leader_fences_an_earlier_one(database: Database) -> None:
 
 
 async def test_one_singletons_leader_does_not_fence_anothers(database: Database) -> None:
-    async with leading(database, "first", Lead(9)):
+    async with leading(database, "first", led(9)):
         pass
-    async with leading(database, "second", Lead(1)):
+    async with leading(database, "second", led(1)):
         pass
     async with database.reading() as connection:
         rows = await connection.execute(sa.select(leadership).order_by(leadership.c.name))
@@ -196,7 +187,7 @@ async def test_a_leader_whose_authority_is_over_prunes_nothing(database: Databas
     await fill(database, 3)
     with pytest.raises(AuthorityLost):
         await EventStore(database).prune(
-            older_than=START + timedelta(days=1), limit=9, leadership=Lead(1, over=True)
+            older_than=START + timedelta(days=1), limit=9, leadership=led(1, over=True)
         )
     async with database.reading() as connection:
         assert (await connection.execute(sa.select(sa.func.count()).select_from(event))).scalar_one() == 3
@@ -209,3 +200,22 @@ async def test_a_plugin_records_an_event_with_its_data(database: Database) -> No
     async with database.reading() as connection:
         (found,) = await page(connection, limit=1)
     assert (found.engine, found.at, found.data) == ("a", START, {"count": 12})
+
+
+async def test_a_duty_of_each_engine_is_not_fenced_by_another_engines(database: Database) -> None:
+    def of(engine: str, token: int) -> HeldLeadership:
+        return HeldLeadership(
+            SwitchedAuthority(),
+            name="sweeper",
+            token=token,
+            lost=asyncio.Event(),
+            why=str,
+            guard=Guard(token, f"/members/{engine}", place=f"@{engine}"),
+        )
+
+    for held in (of("e2", 9), of("e1", 5), of("e2", 9), of("e1", 6)):
+        async with leading(database, "sweeper", held):
+            pass
+    with pytest.raises(Fenced):
+        async with leading(database, "sweeper", of("e1", 5)):
+            pass

@@ -123,3 +123,91 @@ async def test_a_beat_waits_while_zookeeper_is_away() -> None:
 async def test_a_rate_that_is_none_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="positive"):
         await anext(held().every(seconds))
+
+
+async def test_a_beat_that_is_asked_for_comes_at_once_and_the_rate_goes_on_from_there() -> None:
+    clock = Clock()
+    leadership = held(clock)
+    beats = leadership.every(10)
+    assert await anext(beats) == 0
+    clock.now += 4
+    waiting = asyncio.ensure_future(anext(beats))
+    await asyncio.sleep(0)
+    leadership.hurry()
+    assert await asyncio.wait_for(waiting, 5) == 1
+    clock.now += 9
+    waiting = asyncio.ensure_future(anext(beats))
+    done, _ = await asyncio.wait({waiting}, timeout=0.01)
+    assert not done, "ten seconds after the beat that was asked for, and it is nine"
+    waiting.cancel()
+
+
+async def test_a_beat_that_is_asked_for_during_a_beat_follows_it() -> None:
+    leadership = held()
+    beats = leadership.every(3600)
+    assert await anext(beats) == 0
+    leadership.hurry()
+    assert await asyncio.wait_for(anext(beats), 5) == 1
+
+
+async def test_a_leader_gives_way_between_two_beats_and_not_in_one() -> None:
+    leadership = held()
+    beats = leadership.every(3600)
+    await anext(beats)
+    leadership.ask_back("e2 is to have it")
+    assert not leadership.ended.is_set()
+    leadership.check()
+    with pytest.raises(AuthorityLost, match="e2 is to have it"):
+        await asyncio.wait_for(anext(beats), 5)
+    assert leadership.ended.is_set()
+
+
+async def test_a_leader_that_waits_for_its_next_beat_gives_way_at_once() -> None:
+    leadership = held()
+    beats = leadership.every(3600)
+    await anext(beats)
+    waiting = asyncio.ensure_future(anext(beats))
+    await asyncio.sleep(0)
+    leadership.ask_back("e2 is to have it")
+    with pytest.raises(AuthorityLost, match="e2 is to have it"):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_leader_without_beats_gives_way_at_once() -> None:
+    leadership = held()
+    leadership.ask_back("it is paused")
+    assert leadership.reason == "it is paused"
+
+
+async def test_a_request_to_give_way_can_be_taken_back() -> None:
+    leadership = held()
+    beats = leadership.every(0.001)
+    await anext(beats)
+    leadership.ask_back("e2 is to have it")
+    leadership.ask_back("")
+    await asyncio.sleep(0)
+    assert not leadership.ended.is_set()
+    await beats.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_guard_is_given_only_while_it_leads() -> None:
+    leadership = held()
+    assert leadership.guard().token == 1
+    leadership.end("another engine leads")
+    with pytest.raises(AuthorityLost):
+        leadership.guard()
+
+
+async def test_a_thread_may_ask_and_ends_nothing() -> None:
+    authority = SwitchedAuthority()
+    leadership = held(authority=authority)
+    await asyncio.to_thread(leadership.check)
+    authority.suspended = True
+    with pytest.raises(AuthorityLost):
+        await asyncio.to_thread(leadership.check)
+    assert not leadership.ended.is_set()
+    authority.suspended = False
+    leadership.end("another engine leads")
+    with pytest.raises(AuthorityLost, match="another engine leads"):
+        await asyncio.to_thread(leadership.check)
+    assert await asyncio.to_thread(leadership.stopping.wait, 60)

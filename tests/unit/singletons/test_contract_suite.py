@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -85,3 +86,26 @@ def test_a_plugin_that_breaks_a_clause_fails_it(
 ) -> None:
     with pytest.raises(AssertionError, match=told):
         clause(suite_of(kind))
+
+
+class Blocks(Singleton):
+    def run(self, leadership: Leadership) -> None:
+        while not leadership.stopping.wait(60):
+            pass
+
+
+class BlocksForGood(Singleton):
+    release = threading.Event()
+
+    def run(self, leadership: Leadership) -> None:
+        self.release.wait(30)
+
+
+class TestOfAPlainFunction(SingletonContract):
+    plugin = Blocks
+
+
+def test_a_plain_function_that_never_looks_at_its_stopping_fails() -> None:
+    with pytest.raises(AssertionError, match="still alive"):
+        suite_of(BlocksForGood).test_runs_until_it_is_cancelled()
+    BlocksForGood.release.set()

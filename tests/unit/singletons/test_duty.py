@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
@@ -269,3 +270,73 @@ async def test_a_long_good_run_is_forgiven(caplog: pytest.LogCaptureFixture) -> 
     async with Running(duty, polls):
         await until(lambda: len(polls.terms) >= 4)
         assert duty.status.failures == 1
+
+
+class InThread(Singleton):
+    """A plain `def`, as written around a library that blocks."""
+
+    beats: list[int]
+    obedient = True
+
+    def run(self, leadership: Leadership) -> None:
+        self.beats.append(threading.get_ident())
+        while not leadership.stopping.wait(60) or not self.obedient:
+            self.beats.append(threading.get_ident())
+
+
+def threaded_duty(*, stop_seconds: float = 5.0, obedient: bool = True) -> tuple[Duty, type[InThread]]:
+    class Plugin(InThread):
+        beats: list[int] = []  # noqa: RUF012
+
+    Plugin.obedient = obedient
+    duty = duty_of(_returns, stop_seconds=stop_seconds)
+    duty.plugin = SingletonPlugin("duty", "tests:InThread", Plugin, {})
+    return duty, Plugin
+
+
+async def test_a_plain_function_runs_in_a_thread_and_ends_by_its_stopping() -> None:
+    duty, plugin = threaded_duty()
+    polls = Polls()
+    async with Running(duty, polls):
+        await until(lambda: plugin.beats)
+        assert threading.get_ident() not in plugin.beats
+        polls.terms[0].end("another engine leads")
+        await until(lambda: len(polls.terms) == 2)
+        assert polls.resigned == [1]
+        assert duty.status.failures == 0
+    assert polls.resigned == [1, 2]
+
+
+async def test_somebody_who_asks_for_a_run_wakes_the_thread() -> None:
+    duty, plugin = threaded_duty()
+    polls = Polls()
+    async with Running(duty, polls):
+        await until(lambda: len(plugin.beats) == 1)
+        polls.terms[0].hurry()
+        await until(lambda: len(plugin.beats) == 2)
+        assert len(polls.terms) == 1
+
+
+async def test_a_thread_that_does_not_stop_is_abandoned_and_not_doubled() -> None:
+    duty, plugin = threaded_duty(stop_seconds=0.05, obedient=False)
+    polls = Polls()
+    async with Running(duty, polls):
+        await until(lambda: plugin.beats)
+        polls.terms[0].end("another engine leads")
+        await until(lambda: duty.status.state is DutyState.STUCK)
+        assert len(polls.terms) == 1
+        plugin.obedient = True
+        await until(lambda: len(polls.terms) == 2)
+
+
+async def test_what_a_thread_raises_is_a_fault_with_its_traceback() -> None:
+    class Plugin(Singleton):
+        def run(self, leadership: Leadership) -> None:
+            sys.exit(4)
+
+    duty, polls = duty_of(_returns, first_seconds=60), Polls()
+    duty.plugin = SingletonPlugin("duty", "tests:Plugin", Plugin, {})
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert duty.status.fault == "SystemExit: 4"
+        assert "sys.exit(4)" in duty.status.details
