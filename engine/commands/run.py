@@ -116,14 +116,19 @@ class Run:
             raise _Left from error
         self._steps = {step.name: step for step in steps}
         self._declared = tuple(Declared(s.name, s.idempotent, s.probes()) for s in steps)
-        open_step = self.history.open_step
-        if self._ambiguous:
-            known = self._steps.get(open_step.name) if open_step is not None else None
-            self._ambiguous = known is not None and not known.idempotent and not open_step_waits(open_step)
+        self._ambiguous = self._ambiguous and self._may_be_on_its_way()
         if not self._ambiguous and record.quarantine_until is not None:
             self._ambiguous = True  # as an engine before this one has noted
         if record.state in (CommandState.QUEUED, CommandState.RUNNING) and record.has_locks:
             await self._prove_lock()
+
+    def _may_be_on_its_way(self) -> bool:
+        """Whether the engine before this one may have sent something that arrives only now."""
+        if (open_step := self.history.open_step) is not None:
+            known = self._steps.get(open_step.name)
+            return known is not None and known.sends() and not open_step_waits(open_step)
+        live = [self._steps.get(name) for name in self.history.live]
+        return self.history.command.goal is not None and any(s is not None and s.undoes() for s in live)
 
     async def _prove_lock(self) -> None:
         """A command whose row came after its locks were swept must not run."""

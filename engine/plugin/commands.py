@@ -155,6 +155,9 @@ class Step(ABC):
     idempotent: ClassVar[bool] = False
     """Acting twice does what acting once does. Else it is sent again only where `probe` said
     NOT_HAPPENED; a step that is not idempotent and has no `probe` is sent at most once."""
+    reads_only: ClassVar[bool] = False
+    """`act` only asks or waits. What any other step sent may arrive after its engine has died: until it
+    no longer can, a command that was taken over at such a step keeps its locks."""
     after_quarantine: ClassVar[bool] = False
     """Act only when no verb of an engine that has died can arrive any more (power on after a fence)."""
     timeout_seconds: ClassVar[float] = 60.0
@@ -199,6 +202,16 @@ class Step(ABC):
     def probes(cls) -> bool:
         """Whether this step can find out what became of it."""
         return cls.probe is not Step.probe
+
+    @classmethod
+    def sends(cls) -> bool:
+        """Whether something of this step can be on its way when its engine dies."""
+        return cls.act is not Step.act and not cls.reads_only
+
+    @classmethod
+    def undoes(cls) -> bool:
+        """Whether undoing it reaches beyond the rows."""
+        return cls.compensate is not Step.compensate
 
 
 class Command(ABC):

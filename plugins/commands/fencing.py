@@ -74,6 +74,7 @@ class OnProxy(Step):
 class Status(OnProxy):
     name = "status"
     idempotent = True
+    reads_only = True
 
     async def act(self, context: StepContext) -> Json:
         return {"power": str(await self.fence(context, PowerAction.STATUS))}

@@ -113,6 +113,7 @@ class AwaitStatus(HostStep):
 
     name = "await_status"
     idempotent = True
+    reads_only = True
 
     def __init__(self, host_id: HostId, wanted: str, *, hopeless: frozenset[str]) -> None:
         super().__init__(host_id)
@@ -227,6 +228,7 @@ class DeactivateHost(HostCommand):
 class Refresh(HostStep):
     name = "refresh"
     idempotent = True
+    reads_only = True
 
     async def act(self, context: StepContext) -> Json:
         found = await context.connection().capabilities()

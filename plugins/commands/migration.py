@@ -55,6 +55,7 @@ class Choose(VmStep):
 
     name = "choose"
     idempotent = True
+    reads_only = True
 
     def __init__(self, vm_id: VmId, wanted: HostId | None) -> None:
         super().__init__(vm_id)
@@ -177,6 +178,7 @@ class Confirm(VmStep):
 
     name = "confirm"
     idempotent = True
+    reads_only = True
 
     async def on_host(self, context: StepContext, rows: Rows) -> HostId | None:
         return HostId(context.data["choose"]["destination"])

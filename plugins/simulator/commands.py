@@ -101,6 +101,17 @@ async def _remove_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
     return ids
 
 
+async def _end_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
+    """The guests shut down by themselves, as when their users do it."""
+    ids = arguments.get("ids")
+    if ids is not None and not (isinstance(ids, list) and all(isinstance(vm_id, str) for vm_id in ids)):
+        raise Refused("ids must be a list of texts")
+    ids = [vm_id for vm_id in (list(host.vms) if ids is None else ids) if vm_id in host.vms]
+    for vm_id in ids:
+        host.machines.shut_down(host.vms[vm_id], reboot=False)
+    return ids
+
+
 async def _vms(host: SimulatedHost, arguments: Arguments) -> dict[str, str]:
     return {vm.vm_id: vm.status.value for vm in host.vms.values()}
 
@@ -146,6 +157,7 @@ COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
     "event": _event,
     "add_vms": _add_vms,
     "remove_vms": _remove_vms,
+    "end_vms": _end_vms,
     "vms": _vms,
     "counters": _counters,
     "power": _power,

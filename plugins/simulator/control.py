@@ -126,6 +126,10 @@ class Simulator:
         """Destroy these VMs (None: all); the ids by host."""
         return await self.command("remove_vms", ports, ids=None if ids is None else list(ids))
 
+    async def end_vms(self, ports: Ports, *, ids: Iterable[str] | None = None) -> dict[int, list[str]]:
+        """Have the guests of these VMs (None: all) shut down by themselves; the ids by host."""
+        return await self.command("end_vms", ports, ids=None if ids is None else list(ids))
+
     async def vms(self, ports: Ports = None) -> dict[int, dict[str, str]]:
         """Status by VM id, by host."""
         return await self.command("vms", ports)

@@ -75,6 +75,10 @@ _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
         "destroy VMs",
         [("--ids", {"nargs": "+", "metavar": "ID", "help": "which (default: all)"})],
     ),
+    "end_vms": (
+        "have guests shut down by themselves",
+        [("--ids", {"nargs": "+", "metavar": "ID", "help": "which (default: all)"})],
+    ),
     "vms": ("show the status of each VM", []),
     "counters": ("show what each host has seen", []),
 }

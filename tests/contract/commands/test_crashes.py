@@ -103,13 +103,15 @@ async def test_an_effect_that_arrives_late_is_waited_for_before_it_is_sent_again
     assert cluster.world.count("one") == 1
 
 
-async def test_locks_stay_until_the_quarantine_is_over(cluster: Cluster) -> None:
+@pytest.mark.parametrize("kind", ["safe", "probed"])
+async def test_locks_stay_until_the_quarantine_is_over(cluster: Cluster, kind: str) -> None:
+    """What is done twice without harm does harm when it comes late, to what others have begun since."""
     death = Death("after_effect", "one")
     cluster.world.boundary = death.boundary
     async with cluster.engine("a") as first, cluster.engine("b") as second:
         death.victim = first
         await first.take()
-        command = await cluster.submit("probed:one")
+        command = await cluster.submit(f"{kind}:one")
         await death.happened.wait()
         await second.take()
         history = await cluster.ended(command)
