@@ -23,6 +23,7 @@ from engine.api.configuration import Configuration, Option
 from engine.api.dependencies import Dependencies
 from engine.api.errors import add_error_handlers
 from engine.api.events import Events
+from engine.api.feed import EventFeed, FeedSettings
 from engine.api.health import Exposition, Health, Readiness
 from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
@@ -43,10 +44,16 @@ from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
 
-EngineApp = App[EngineRequest, Response]
+
+class EngineApp(App[EngineRequest, Response]):
+    """An app that can be told that its server stops: nothing then keeps connections open for ever."""
+
+    def __init__(self, feed: EventFeed, **options: Any) -> None:
+        super().__init__(request_type=EngineRequest, **options)
+        self.end_streams = feed.stop
 
 
-def routes(dependencies: Dependencies) -> dict[str, Any]:
+def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     """Every route and the resource behind it."""
     cluster, secrets = dependencies.cluster, dependencies.secrets
     inventory = InventoryStore(dependencies.database, now=dependencies.now)
@@ -70,7 +77,7 @@ def routes(dependencies: Dependencies) -> dict[str, Any]:
         "/v1/locks": LockList(dependencies.locks),
         "/v1/locks/{lock}": LockResource(dependencies.locks),
         "/v1/locks/{lock}/release": Release(dependencies),
-        "/v1/events": Events(dependencies.database),
+        "/v1/events": Events(dependencies.database, feed),
         "/v1/singletons": Singletons(cluster),
         "/v1/config": Configuration(cluster, secrets),
         "/v1/config/{group}/{option}": Option(cluster, secrets),
@@ -84,29 +91,30 @@ def create_app(
     dependencies: Dependencies, *, lifespan: AbstractAsyncContextManager[Any] | None = None
 ) -> EngineApp:
     """The app over `dependencies`; `lifespan` is entered when the server starts, left when it stops."""
-    middleware: list[Any] = [dependencies.metrics]
-    if lifespan is not None:
-        middleware.append(Lifespan(lifespan))
-    app: EngineApp = App(request_type=EngineRequest, middleware=middleware)
+    feed = EventFeed(dependencies.database, dependencies.feed)
+    opened = [lifespan] if lifespan is not None else []
+    app = EngineApp(feed, middleware=[dependencies.metrics, Lifespan(*opened, feed)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
-    table = routes(dependencies)
+    table = routes(dependencies, feed)
     for path, resource in {"/": Index(table), "/v1": Index(table), **table}.items():
         app.add_route(path, resource)
     return app
 
 
 class Lifespan:
-    """Enters a context when the server starts and leaves it when the server stops."""
+    """Enters contexts when the server starts, and leaves them, the last one first, when it stops."""
 
-    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
-        self._context = context
+    def __init__(self, *contexts: AbstractAsyncContextManager[Any]) -> None:
+        self._contexts = contexts
+        self._stack = contextlib.AsyncExitStack()
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        await self._context.__aenter__()
+        for context in self._contexts:
+            await self._stack.enter_async_context(context)
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        await self._context.__aexit__(None, None, None)
+        await self._stack.aclose()
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
@@ -137,6 +145,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         locks=locks,
         shards=conf.sharding.shards,
         drivers=drivers,
+        feed=FeedSettings(streams=conf.api.event_streams),
         secrets=frozenset(
             f"{group}/{option.dest}"
             for group, declared in options.list_opts()

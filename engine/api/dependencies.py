@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from engine.api.feed import FeedSettings
 from engine.api.metrics import Metrics
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
@@ -49,5 +50,6 @@ class Dependencies:
     shards: int
     drivers: Collection[str]
     secrets: Collection[str] = ()
+    feed: FeedSettings = field(default_factory=FeedSettings)
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utcnow

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _CLOSING_SECONDS = 3
-"""What a worker needs besides: it looks once a second whether to stop, and closes its session last."""
+"""What a worker needs besides: it may still be starting, and it closes its session last."""
 
 
 def _settings() -> ApiSettings:
@@ -55,7 +55,7 @@ _API = _settings()
 
 bind = _API.bind
 workers = _API.workers
-worker_class = "asgi"
+worker_class = "engine.api.worker.EngineWorker"
 preload_app = False  # sessions and connections do not survive a fork
 control_socket_disable = True  # it would let whoever reaches the socket steer the server
 graceful_timeout = _API.graceful_seconds + _CLOSING_SECONDS

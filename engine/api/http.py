@@ -48,9 +48,14 @@ class EngineRequest(Request):
 
 
 def answer(response: Response, document: object, *, status: str = falcon.HTTP_200) -> None:
-    """Send `document` as JSON (datetimes as ISO 8601 in UTC)."""
+    """Send `document` as JSON."""
     response.status = status
-    response.data = orjson.dumps(document, option=orjson.OPT_UTC_Z)
+    response.data = to_json(document)
+
+
+def to_json(document: object) -> bytes:
+    """JSON on one line; datetimes as ISO 8601 in UTC."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

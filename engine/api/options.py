@@ -39,6 +39,14 @@ OPTS: tuple[cfg.Opt, ...] = (
         help="How long a worker that was told to stop lets open connections finish, in seconds. Idle "
         "kept-alive connections count too, so each stop with clients takes this long.",
     ),
+    cfg.IntOpt(
+        "event_streams",
+        default=100,
+        min=0,
+        max=10000,
+        help="Clients that each API process follows up with events as they happen, at most; the next one is "
+        "answered 503. Each costs a connection and little else: one look at the database serves all.",
+    ),
 )
 
 
@@ -51,6 +59,7 @@ class ApiSettings:
     workers: int = 2
     allow_unauthenticated: bool = False
     graceful_seconds: int = 1
+    event_streams: int = 100
 
     @property
     def bind(self) -> str:

@@ -19,14 +19,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.clock import utcnow
 from engine.db.database import Database
+from engine.db.given import for_both, given, moment
 from engine.db.tables import event, leadership
-from engine.db.xact import AllBefore
+from engine.db.xact import AllBefore, CurrentXact
 from engine.errors import Fenced
 from engine.plugin import EngineId, HostId, Leadership
 
 _CURSOR = re.compile(r"(?:[0-9]+\.)?[0-9]+", re.ASCII)
 _LAST = 2**63 - 1
-_INSERT = event.insert()
+_COLUMNS = ("at", "kind", "message", "engine", "host_id", "data")
+_INSERT = for_both(
+    lambda dialect: event.insert().from_select(
+        [*_COLUMNS, "xact"],
+        sa.select(*given(dialect, [event.c[name] for name in _COLUMNS]).c, CurrentXact()),
+        include_defaults=False,
+    )
+)
 _NEWEST_FIRST = sa.select(event).order_by(event.c.id.desc())
 _POSITION = sa.tuple_(event.c.xact, event.c.id)
 _AS_THEY_CAME = sa.select(event).where(event.c.xact < AllBefore()).order_by(event.c.xact, event.c.id)
@@ -106,7 +114,7 @@ async def record_all(connection: AsyncConnection, events: Iterable[NewEvent]) ->
     """Write many events inside the caller's transaction, with one statement; none is no error."""
     rows = [
         {
-            "at": new.at,
+            "at": moment(new.at),
             "kind": new.kind,
             "message": new.message,
             "engine": new.engine,
@@ -116,7 +124,7 @@ async def record_all(connection: AsyncConnection, events: Iterable[NewEvent]) ->
         for new in events
     ]
     if rows:
-        await connection.execute(_INSERT, rows)
+        await connection.execute(_INSERT[connection.dialect.name], {"rows": rows})
 
 
 async def page(
