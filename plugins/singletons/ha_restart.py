@@ -1,0 +1,194 @@
+"""Runs highly available VMs again that are down though nobody stopped them.
+
+One in the cluster. The queue is the database: a VM that is wanted up and is down stands in it, with the
+number of its tries and when the next one is due, so whoever leads next goes on where the last one was.
+Invariant: each try is one command, whoever asks for it and however often (its key); where a VM is
+locked, somebody sees to it, and that is no try.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from oslo_config import cfg
+
+from engine.plugin import Conflict, Leadership, NotFound, Singleton, Unavailable
+
+LOG = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+_BEATS_A_FORGETTING = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often a VM is tried: `quick_tries` each `retry_seconds`, then each `slow_seconds`."""
+
+    quick_tries: int
+    retry_seconds: float
+    slow_seconds: float
+
+    def after(self, tries: int) -> timedelta:
+        """How long to wait after that many tries."""
+        return timedelta(seconds=self.slow_seconds if self.is_slow(tries) else self.retry_seconds)
+
+    def is_slow(self, tries: int) -> bool:
+        return tries >= self.quick_tries
+
+
+def failed(vm: Row) -> bool:
+    """Whether it is down and should not be. A guest that shut itself down (exit code 0) meant it."""
+    wanted = vm["highly_available"] and vm["wanted"] == "up"
+    return bool(wanted and vm["status"] == "down" and vm["exit_code"] != 0)
+
+
+def due(
+    vms: Iterable[Row], now: datetime, *, pace: Pace, fresh: Mapping[str, datetime], limit: int
+) -> list[Row]:
+    """What to run again now: by priority, and among equals those first that have waited longest.
+
+    `fresh`: when a host of a cluster came up last; VMs of it that wait long need not wait longer.
+    """
+
+    def is_due(vm: Row) -> bool:
+        at: datetime | None = vm["restart_at"]
+        if at is None or at <= now:
+            return True
+        up_since, tried_at = fresh.get(vm["cluster_id"]), at - pace.after(vm["restart_tries"])
+        return pace.is_slow(vm["restart_tries"]) and up_since is not None and up_since > tried_at
+
+    waiting = [vm for vm in vms if failed(vm) and is_due(vm)]
+    return sorted(waiting, key=lambda vm: (-vm["priority"], vm["status_since"], vm["id"]))[:limit]
+
+
+def settled(vms: Iterable[Row], now: datetime, *, settled_seconds: float) -> list[Row]:
+    """VMs that have been up so long since they were restarted that their tries are forgotten."""
+    latest = now - timedelta(seconds=settled_seconds)
+    return [vm for vm in vms if vm["restart_tries"] and vm["status"] == "up" and vm["status_since"] <= latest]
+
+
+def try_key(vm: Row) -> str:
+    """The same for everybody who sees the VM as it is now, another one for each try."""
+    return f"{vm['id']}/{vm['status_since'].isoformat()}/{vm['restart_tries'] + 1}"
+
+
+class HaRestart(Singleton):
+    """Looks each `interval_seconds`; the first try is made at once."""
+
+    options = (
+        cfg.FloatOpt(
+            "interval_seconds",
+            default=1.0,
+            min=0.05,
+            max=60.0,
+            help="How often VMs that ended are looked for, in seconds.",
+        ),
+        cfg.FloatOpt(
+            "retry_seconds",
+            default=30.0,
+            min=0.1,
+            max=3600.0,
+            help="How long after a try the next one is made, in seconds. The first one is made at once.",
+        ),
+        cfg.IntOpt(
+            "quick_tries",
+            default=10,
+            min=1,
+            max=1000,
+            help="After so many tries of one VM the pause between them is `slow_seconds`.",
+        ),
+        cfg.FloatOpt(
+            "slow_seconds",
+            default=1800.0,
+            min=0.1,
+            max=86400.0,
+            help="The pause between tries of a VM that could not be run `quick_tries` times, in seconds.",
+        ),
+        cfg.FloatOpt(
+            "settled_seconds",
+            default=60.0,
+            min=0.0,
+            max=86400.0,
+            help="How long a VM has to be up before its tries are forgotten, in seconds. One that ends sooner"
+            " goes on counting, so that a guest that always crashes is not started without a pause.",
+        ),
+        cfg.IntOpt(
+            "at_once",
+            default=100,
+            min=1,
+            max=10_000,
+            help="How many VMs are run again at each look; those of the highest priority come first.",
+        ),
+    )
+
+    @property
+    def _pace(self) -> Pace:
+        options = self.context.options
+        return Pace(
+            quick_tries=options["quick_tries"],
+            retry_seconds=options["retry_seconds"],
+            slow_seconds=options["slow_seconds"],
+        )
+
+    async def run(self, leadership: Leadership) -> None:
+        async for beat in leadership.every(self.context.options["interval_seconds"]):
+            try:
+                await self._look(leadership)
+                if beat % _BEATS_A_FORGETTING == 0:
+                    await self._forget(leadership)
+            except Unavailable as error:
+                LOG.warning("VMs are not restarted at this beat, the next one tries again: %s", error)
+
+    async def _look(self, leadership: Leadership) -> None:
+        reader, pace = self.context.ledger.reader, self._pace
+        down = await reader.find("vm", where={"highly_available": True, "wanted": "up", "status": "down"})
+        fresh: dict[str, datetime] = {}
+        if any(pace.is_slow(vm["restart_tries"]) for vm in down):
+            for host in await reader.find("host", where={"status": "up"}):
+                since = host["status_since"]
+                fresh[host["cluster_id"]] = max(since, fresh.get(host["cluster_id"], since))
+        limit = self.context.options["at_once"]
+        for vm in due(down, self.context.now(), pace=pace, fresh=fresh, limit=limit):
+            await self._try(vm, leadership)
+
+    async def _try(self, vm: Row, leadership: Leadership) -> None:
+        leadership.check()
+        try:
+            command = await self.context.commands.submit("run_vm", {"vm_id": vm["id"]}, key=try_key(vm))
+        except (Conflict, NotFound) as refused:
+            LOG.debug("vm=%s: not run again now: %s", vm["id"], refused)
+            return
+        await self._note(vm, command, leadership)
+
+    async def _note(self, vm: Row, command: str, leadership: Leadership) -> None:
+        """Count the try; where another leader has counted it already, it is told of once."""
+        pace, tries = self._pace, vm["restart_tries"] + 1
+        pause = pace.after(tries)
+        values = {"restart_tries": tries, "restart_at": self.context.now() + pause}
+        async with self.context.ledger.writing(leadership) as rows:
+            if not await rows.update("vm", vm["id"], values, where={"restart_tries": tries - 1}):
+                return
+            why = vm["status_reason"] or vm["exit_message"] or "it ended"
+            message = f"VM {vm['name']} is run again, try {tries}: {why}"
+            data = {"vm_id": vm["id"], "try": tries, "command": command, "token": leadership.token}
+            await rows.event("vm_restart", message, data=data)
+            if tries == pace.quick_tries:
+                slow = f"VM {vm['name']} did not stay up in {tries} tries; from now on it is tried each"
+                message = f"{slow} {pace.slow_seconds:.0f} s"
+                await rows.event("vm_restart_slow", message, data={"vm_id": vm["id"]})
+
+    async def _forget(self, leadership: Leadership) -> None:
+        up = await self.context.ledger.reader.find("vm", where={"highly_available": True, "status": "up"})
+        seconds = self.context.options["settled_seconds"]
+        done = settled(up, self.context.now(), settled_seconds=seconds)
+        if not done:
+            return
+        async with self.context.ledger.writing(leadership) as rows:
+            for vm in done:
+                cleared = {"restart_tries": 0, "restart_at": None}
+                await rows.update("vm", vm["id"], cleared, where={"status": "up"})
