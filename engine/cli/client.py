@@ -8,9 +8,10 @@ the first request, so that `engine --help` does not wait for it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -101,22 +102,50 @@ class Api:
             # The link may be relative, and it carries the whole query.
             url, query = (urljoin(url, following) if following else None), None
 
-    def _request(self, method: str, url: str, **content: Any) -> dict[str, Any]:
-        import httpx
+    def stream(
+        self, path: str, params: Mapping[str, Any] | None, *, last_id: str, silence_seconds: float
+    ) -> Generator[str]:
+        """Yield the lines of a stream of events, until the API ends it or is silent for so long."""
+        url = self.endpoint.api_url + path
+        headers = {"Accept": "text/event-stream, application/problem+json;q=0.5", "Last-Event-ID": last_id}
+        with (
+            self._reached(url, silence_seconds),
+            self._opened.stream(
+                "GET", url, params=_given(params), headers=headers, timeout=silence_seconds
+            ) as response,
+        ):
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                response.read()
+                self._answer(response)
+                raise Unavailable(f"GET {url} answered without a stream: is this the engine's API?")
+            yield from response.iter_lines()
 
+    def _request(self, method: str, url: str, **content: Any) -> dict[str, Any]:
+        with self._reached(url, self._timeout_seconds):
+            response = self._opened.request(method, url, **content)
+        return self._answer(response)
+
+    @property
+    def _opened(self) -> httpx.Client:
         if self._client is None:
             raise RuntimeError("enter the client before using it")
+        return self._client
+
+    @contextlib.contextmanager
+    def _reached(self, url: str, patience_seconds: float) -> Iterator[None]:
+        """What can go wrong between here and the API, as the engine's errors."""
+        import httpx
+
         try:
-            response = self._client.request(method, url, **content)
+            yield
         except httpx.TimeoutException as error:
             raise Unavailable(
-                f"the API at {self.endpoint.api_url} did not answer within {self._timeout_seconds:g} s"
+                f"the API at {self.endpoint.api_url} did not answer within {patience_seconds:g} s"
             ) from error
         except httpx.TransportError as error:
             raise Unavailable(self._absent(error)) from error
         except httpx.InvalidURL as error:
             raise InvalidInput(f"{self.endpoint.source}: {url!r} is no URL: {error}") from error
-        return self._answer(response)
 
     def _absent(self, error: Exception) -> str:
         return (

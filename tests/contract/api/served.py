@@ -102,9 +102,11 @@ async def start_gunicorn(
 
 
 @contextlib.asynccontextmanager
-async def serve(conf: Path, *arguments: str, address: str = "127.0.0.1") -> AsyncIterator[Served]:
-    """Run gunicorn on a free port until the context ends."""
-    process, log = await start_gunicorn(conf, "--bind", f"{address}:0", *arguments)
+async def serve(
+    conf: Path, *arguments: str, address: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Served]:
+    """Run gunicorn, on a free port unless one is named, until the context ends."""
+    process, log = await start_gunicorn(conf, "--bind", f"{address}:{port}", *arguments)
     try:
         base = await eventually(lambda: listening(log, process))
         async with httpx.AsyncClient(base_url=base, timeout=10, trust_env=False) as client:
