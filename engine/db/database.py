@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Self
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from engine.clock import boottime
 from engine.db import postgresql, schema, sqlite
-from engine.db.errors import reached, translated
+from engine.db.errors import Contended, reached, translated
 from engine.db.tables import shard
 from engine.errors import Fenced, InvalidInput
 from engine.plugin import ShardId
+
+T = TypeVar("T")
+
+AGAIN_SECONDS = 0.05
+"""The longest pause before a transaction is done again that another one got in the way of."""
 
 SHARD_GUARD = (
     sa.select(shard.c.shard, shard.c.epoch)
@@ -168,6 +175,25 @@ class Database:
                     yield connection
                     with translated(committing=True):
                         await connection.commit()
+
+    async def written(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do `work` in a writing transaction, and once more where the database ended that in favour of
+        another one (`Contended`): nothing of it was committed then. What `work` returned, committed.
+
+        `work` changes nothing but the database. Its patience is that for a lock.
+        """
+        until = boottime() + self._busy_timeout_seconds
+        while True:
+            try:
+                async with self.writing() as connection:
+                    done = await work(connection)
+            except Contended:
+                pause = random.uniform(0.0, AGAIN_SECONDS)
+                if boottime() + pause >= until:
+                    raise
+            else:
+                return done
+            await asyncio.sleep(pause)
 
     @contextlib.asynccontextmanager
     async def fenced(self, epochs: Mapping[ShardId, int]) -> AsyncIterator[AsyncConnection]:

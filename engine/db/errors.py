@@ -1,9 +1,9 @@
 """SQL errors, translated where they are met: nothing above `engine.db` and the stores sees a driver's.
 
-`Unavailable` is what a retry may cure (locked, unreachable, full, pool exhausted), `SchemaMismatch`
+`Unavailable` is what a retry may cure (unreachable, full, pool exhausted), `SchemaMismatch`
 what an upgrade cures, `Duplicate` and `Violation` what only the caller can cure. `OutcomeUnknown` is
-a commit whose answer was lost, `Contended` a transaction to be done again. A mistake of our own (bad
-SQL, a wrong type) is not translated: it stays loud.
+a commit whose answer was lost, `Contended` a transaction to be done again (a deadlock, or SQLite's file
+stayed locked). A mistake of our own (bad SQL, a wrong type) is not translated: it stays loud.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _OTHER_SCHEMA_STATES = frozenset({"42P01", "42703", "42P07", "42701"})
 # SQLSTATEs, by their beginnings (PostgreSQL's appendix A).
 _CONTENTION = frozenset({"40001", "40P01"})
 """Serialization failure, deadlock."""
-_NOT_TEXT = "22021"
-"""The character NUL: PostgreSQL has none."""
+_NOT_TEXT = ("22021", "22P05")
+"""The character NUL, plain or in JSON: PostgreSQL has none."""
+_SQLITE_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CUT_OFF = ("08", "57P0", "25P03")
 """Connection errors, shut down or not up yet, ended for having been idle inside a transaction."""
 _NOT_NOW = ("53", "58", "55P03", "57014", "25006", "28", "3D000")
@@ -90,10 +91,12 @@ def _meaning(error: sa.exc.DBAPIError, committing: bool) -> EngineError | None:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if isinstance(error, sa.exc.IntegrityError):
         return _conflict(error)
-    if state == _NOT_TEXT:
+    if state in _NOT_TEXT:
         return InvalidInput(f"text that the database cannot hold: {_reason(error)}")
     if state in _CONTENTION:
         return Contended(f"another transaction came in between: {_reason(error)}")
+    if (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF in _SQLITE_BUSY:
+        return Contended(f"the database stayed locked by another process: {_reason(error)}")
     if _broken(error, state):
         if committing:
             return OutcomeUnknown(f"the database's answer to a commit was lost: {_reason(error)}")
