@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.commands import store
+from engine.commands.records import CommandRecord
 from engine.commands.run import Run
 from engine.commands.services import Services, ShardClaim
 from engine.commands.sweeping import sweep
@@ -54,6 +55,11 @@ class CommandExecutor:
     def running(self) -> int:
         """How many commands are run here at this moment."""
         return len(self._runs)
+
+    @property
+    def records(self) -> list[CommandRecord]:
+        """Those commands as their runs know them."""
+        return [run.history.command for run, _task in self._runs.values()]
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
