@@ -1,34 +1,60 @@
 """kazoo's Election, extended; and the door to its SetPartitioner (`set_partition.py`).
 
-The nodes are kazoo's, `<uuid>__lock__<sequence>`, so a stock kazoo contender in another process
-queues in the same line. Added: the leader has a token, its leadership ends the moment its authority
-or its node does, and waiting takes no thread. The line is watched whole: it has one node an engine.
+The nodes are kazoo's (`lines.py`), so a stock kazoo contender in another process queues in the same
+line. Added: the leader has a token, its leadership ends the moment its authority or its node does,
+waiting takes no thread, and a contender may let others pass by queueing again behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import ParamSpec
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import ParamSpec, Protocol
 
+from engine.clock import boottime
 from engine.coordination.authority import cancelled_by
+from engine.coordination.lines import MARK, Contender, Lines, in_line
 from engine.coordination.operations import Create, Reason, Rejected
-from engine.coordination.replica import Replica
+from engine.coordination.paths import parent_of
 from engine.coordination.session import Session
 from engine.coordination.set_partition import SetPartition
 from engine.errors import AuthorityLost, OutcomeUnknown, Unavailable
 
-__all__ = ["Election", "Seat", "SetPartition"]
-
-_MARK = "__lock__"
-_CONTENDER = re.compile(rf"{_MARK}(-?\d{{10}})$")
+__all__ = ["Courtesy", "Election", "Seat", "SetPartition", "Withdrawn"]
 
 _LEAVE_SECONDS = 1.0
 
 P = ParamSpec("P")
+
+
+class Withdrawn(Exception):
+    """It no longer wants to lead: `cancel` was called, or its courtesy says so."""
+
+
+class Courtesy(Protocol):
+    """How a contender treats the others in its line."""
+
+    def delay_seconds(self) -> float:
+        """How long it waits before it queues up, so that others may come first."""
+
+    def yields_in(self, behind: Sequence[Contender]) -> float:
+        """In how many seconds it is to let some of those behind it pass; 0: now, inf: never.
+
+        Raises `Withdrawn` when it does not want to lead at all.
+        """
+
+
+class _Insisting:
+    """Lets nobody pass."""
+
+    def delay_seconds(self) -> float:
+        return 0.0
+
+    def yields_in(self, behind: Sequence[Contender]) -> float:
+        return math.inf
 
 
 class Seat:
@@ -38,9 +64,12 @@ class Seat:
     or the node is gone.
     """
 
-    def __init__(self, session: Session, path: str, token: int) -> None:
+    def __init__(self, session: Session, lines: Lines, line: str, node: str, token: int) -> None:
         self._session = session
-        self.path = path
+        self._lines = lines
+        self._line = line
+        self._node = node
+        self.path = f"{lines.root}/{line}/{node}"
         self.token = token
         self.lost = asyncio.Event()
         self.why = ""
@@ -54,6 +83,22 @@ class Seat:
     def remaining_seconds(self) -> float:
         return 0.0 if self.lost.is_set() else self._session.authority.remaining_seconds()
 
+    def behind(self) -> list[Contender]:
+        """Who waits for it, in their order."""
+        return self._lines.behind(self._line, self._node)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Lose it with its node or the session."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lines.subscribe(self._line, self._look))
+            stack.callback(self._session.on_end(self._lose))
+            yield
+
+    def _look(self) -> None:
+        if self._node not in self._lines.nodes(self._line):
+            self._lose("its node is gone")
+
     def _lose(self, why: str) -> None:
         if not self.lost.is_set():
             self.why = why
@@ -61,12 +106,24 @@ class Seat:
 
 
 class Election:
-    """One contender. `identifier` is what `contenders` shows of it (ours is JSON)."""
+    """One contender. `identifier` is what `contenders` shows of it (ours is JSON); `lines` are those
+    of the parent of `path`, where many elections share them."""
 
-    def __init__(self, session: Session, path: str, identifier: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        path: str,
+        identifier: str | None = None,
+        *,
+        lines: Lines | None = None,
+        courtesy: Courtesy | None = None,
+    ) -> None:
         self._session = session
         self.path = path
+        self._name = path.rpartition("/")[2]
         self._data = (identifier or "").encode()
+        self._lines = lines
+        self._courtesy = courtesy or _Insisting()
         self._cancelled = False
         self._wake = asyncio.Event()
 
@@ -78,12 +135,16 @@ class Election:
         try:
             async with self.leading() as seat, cancelled_by(seat.lost, lambda: seat.why):
                 await func(*args, **kwargs)
-        except _Withdrawn:
+        except Withdrawn:
             return
 
     def cancel(self) -> None:
         """Stop contending. A leader function that runs already is not interrupted (as in kazoo)."""
         self._cancelled = True
+        self._wake.set()
+
+    def look(self) -> None:
+        """What the courtesy goes by has changed: ask it again."""
         self._wake.set()
 
     async def contenders(self) -> list[str]:
@@ -96,20 +157,34 @@ class Election:
     @contextlib.asynccontextmanager
     async def leading(self) -> AsyncIterator[Seat]:
         """Wait until elected; leave the line with the context. Does not cancel the body: watch
-        `seat.lost`, or use `run`."""
-        await self._session.ensure(self.path)
-        async with self._session.replica(self.path) as replica:
-            prefix = uuid.uuid4().hex + _MARK
-            try:
-                name, token = await self._queue_up(prefix)
-                await self._first(replica, name)
-                seat = Seat(self._session, f"{self.path}/{name}", token)
-                with self._watching(seat, replica, name):
-                    yield seat
-            finally:
-                # Goes on in the background when we are cancelled here, or while disconnected.
-                leaving = self._session.background(self._withdraw(prefix), name=f"withdraw {self.path}")
-                await asyncio.wait({leaving}, timeout=_LEAVE_SECONDS)
+        `seat.lost`, or use `run`. Raises `Withdrawn`, `AuthorityLost`, `Unavailable`."""
+        async with contextlib.AsyncExitStack() as stack:
+            lines = self._lines
+            if lines is None or lines.head(self._name) is None:
+                await self._session.ensure(self.path)
+            if lines is None:
+                root = parent_of(self.path)
+                lines = await stack.enter_async_context(Lines.watching(self._session, root))
+            while True:
+                async with contextlib.AsyncExitStack() as place:
+                    seat = await self._contend(lines, place)
+                    if seat is not None:
+                        place.enter_context(seat.watched())
+                        yield seat
+                        return
+
+    async def _contend(self, lines: Lines, place: contextlib.AsyncExitStack) -> Seat | None:
+        """Queue up and wait; None when others are to pass. Our node goes with `place`."""
+        if delay_seconds := self._courtesy.delay_seconds():
+            await asyncio.sleep(delay_seconds)
+        prefix = uuid.uuid4().hex + MARK
+        known: list[str] = []
+        place.push_async_callback(self._leave, prefix, known)
+        node, token = await self._queue_up(prefix)
+        known.append(node)
+        if await self._first(lines, node):
+            return Seat(self._session, lines, self._name, node, token)
+        return None
 
     async def _queue_up(self, prefix: str) -> tuple[str, int]:
         path = f"{self.path}/{prefix}"
@@ -124,39 +199,55 @@ class Election:
             return mine[0], stat_found.czxid
         return await self._queue_up(prefix)
 
-    async def _first(self, replica: Replica, name: str) -> None:
-        """Return when nobody is before `name`, as of an answer newer than our own node."""
+    async def _first(self, lines: Lines, node: str) -> bool:
+        """True when nobody is before `node`; False when others are to pass.
+
+        Events come in the order of the writes, and ours was answered: once our node is seen, so are
+        all that were before it.
+        """
         self._wake.set()
+        found = False
         with contextlib.ExitStack() as stack:
-            stack.callback(replica.subscribe(lambda names: self._wake.set()))
+            stack.callback(lines.subscribe(self._name, self._wake.set))
             stack.callback(self._session.on_connection_change(lambda connected: self._wake.set()))
+            look_again_at = math.inf
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._woken(look_again_at)
                 if self._cancelled:
-                    raise _Withdrawn
+                    raise Withdrawn
                 with contextlib.suppress(Unavailable):  # the reconnect wakes us again
-                    await replica.fresh()
-                    if name not in replica.nodes:
+                    if not found or not lines.current:
+                        await lines.fresh()
+                        found = True
+                    line = lines.nodes(self._name)
+                    if node not in line:
                         raise AuthorityLost("the candidate's node is gone")
-                    if in_line(replica.nodes)[0] == name:
+                    seconds = self._courtesy.yields_in(lines.behind(self._name, node))
+                    if seconds <= 0:
+                        return False
+                    look_again_at = boottime() + seconds
+                    if line[0] == node:
                         self._session.authority.check()
-                        return
+                        return True
 
-    @contextlib.contextmanager
-    def _watching(self, seat: Seat, replica: Replica, name: str) -> Iterator[None]:
-        def on_change(names: frozenset[str]) -> None:
-            if name in names and name not in replica.nodes:
-                seat._lose("its node is gone")
+    async def _woken(self, at: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(at) else max(0.0, at - boottime())):
+                await self._wake.wait()
+        self._wake.clear()
 
-        with contextlib.ExitStack() as stack:
-            stack.callback(replica.subscribe(on_change))
-            stack.callback(self._session.on_end(seat._lose))
-            yield
+    async def _leave(self, prefix: str, known: Sequence[str]) -> None:
+        """Goes on in the background when we are cancelled here, or while disconnected."""
+        leaving = self._session.background(self._withdraw(prefix, known), name=f"withdraw {self.path}")
+        await asyncio.wait({leaving}, timeout=_LEAVE_SECONDS)
 
-    async def _withdraw(self, prefix: str) -> None:
+    async def _withdraw(self, prefix: str, known: Sequence[str]) -> None:
         """Leave the line, whatever became of the connection meanwhile: a node that stayed behind in a
         living session would lead for ever."""
+        with contextlib.suppress(Rejected, Unavailable, AuthorityLost):
+            for name in known:
+                await self._session.delete(f"{self.path}/{name}")
+                return
         while not self._session.ended.is_set():
             try:
                 await self._session.wait_connected(self._session.identity.timeout_seconds)
@@ -172,13 +263,3 @@ class Election:
                 return
             except Unavailable:
                 continue
-
-
-class _Withdrawn(Exception):
-    """`cancel` was called while waiting."""
-
-
-def in_line(names: Iterable[str]) -> list[str]:
-    """The contenders among `names`, first come first. Other nodes are no contenders."""
-    found = ((match.group(1), name) for name in names if (match := _CONTENDER.search(name)))
-    return [name for _, name in sorted(found)]

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engine.coordination.lines import in_line
 from engine.coordination.local import LocalServer
 from engine.coordination.membership import join
-from engine.coordination.recipes import Election, Seat, SetPartition, in_line
+from engine.coordination.recipes import Election, Seat, SetPartition
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import AuthorityLost
 from engine.plugin import PartitionState
@@ -225,7 +226,11 @@ async def test_two_members_of_a_party_share_its_set(a: Session, b: Session) -> N
 
     async def settled(*parts: SetPartition) -> None:
         async with asyncio.timeout(20):
-            while sorted(item for part in parts for item in part.partition) != items:
+            # Each has some: before it is told of the second, the first still has all.
+            while (
+                not all(part.partition for part in parts)
+                or sorted(item for part in parts for item in part.partition) != items
+            ):
                 for part in parts:
                     if part.state is PartitionState.RELEASE:
                         await part.release_set()
