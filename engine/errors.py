@@ -1,7 +1,7 @@
 """Every error the engine raises on purpose, by what the caller can do about it.
 
 Retry later: `Unavailable`. Give up, somebody else acts now: `AuthorityLost`, `Fenced`. Report to
-whoever asked: `InvalidInput`, `NotFound`, `Conflict`, `HostRefused`. Foreign exceptions are
+whoever asked: `InvalidInput`, `NotFound`, `Conflict`, `HostRefused`, `TaskFailed`. Foreign exceptions are
 translated once, at the edge that met them: kazoo's in `coordination`, SQL in `db`, HTTP in `api`.
 """
 
@@ -51,6 +51,10 @@ class NotFound(EngineError):
 
 class Conflict(EngineError):
     """The entity exists already, or is in a state that forbids what was asked."""
+
+
+class TaskFailed(EngineError):
+    """A task broke off with a mistake of its own, or its result cannot be carried."""
 
 
 class HostRefused(EngineError):

@@ -18,13 +18,14 @@ from engine.commands import options as commands
 from engine.coordination import options as coordination
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
+from engine.execution import options as execution
 from engine.extensions import installed, load_class
 from engine.hosts import options as hosts
 from engine.sharding import options as sharding
 from engine.sharding.ownership import OwnershipSettings
 from engine.singletons import options as singletons
 
-_PACKAGES = (service_options, coordination, database, sharding, hosts, commands, singletons, api)
+_PACKAGES = (service_options, coordination, database, sharding, hosts, commands, singletons, execution, api)
 
 
 def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
@@ -52,7 +53,11 @@ def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
 def list_opts() -> list[tuple[str, Sequence[Any]]]:
     """For oslo-config-generator: every group with its options, the installed plugins' included."""
     listed: list[tuple[str, Sequence[Any]]] = [(p.GROUP, list(p.OPTS)) for p in _PACKAGES]
-    for namespace, prefix in (("engine.drivers", "driver"), ("engine.singletons", "singleton")):
+    for namespace, prefix in (
+        ("engine.drivers", "driver"),
+        ("engine.singletons", "singleton"),
+        ("engine.tasks", "task"),
+    ):
         for name in installed(namespace):
             if declared := load_class(namespace, name).options:
                 listed.append((f"{prefix}_{name}", list(declared)))
@@ -61,7 +66,11 @@ def list_opts() -> list[tuple[str, Sequence[Any]]]:
 
 def driver_values(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) -> dict[str, Any]:
     """The values of `[driver_<name>]`."""
-    group = f"driver_{name}"
+    return plugin_values(conf, f"driver_{name}", declared)
+
+
+def plugin_values(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt]) -> dict[str, Any]:
+    """The values of a plugin's options in its group. Raises oslo.config's errors."""
     conf.register_opts(declared, group=group)
     return {option.dest: conf[group][option.dest] for option in declared}
 

@@ -41,6 +41,7 @@ _TYPES: dict[str, type] = {
     "shards": int,
     "partitioner": str,
     "database": str,
+    "calls": str,
 }
 
 
@@ -61,6 +62,8 @@ class Member:
     partitioner: str
     database: str = ""
     """Which one it works on; "" where it does not say."""
+    calls: str = ""
+    """The URL at which it takes calls from other engines; "" where it takes none."""
     session: int = 0
 
     @classmethod
@@ -70,6 +73,7 @@ class Member:
         if not isinstance(raw, dict):
             raise MalformedNode(f"the node of member {engine} holds no object")
         raw.setdefault("database", "")
+        raw.setdefault("calls", "")
         for name, kind in _TYPES.items():
             if not isinstance(raw.get(name), kind) or isinstance(raw.get(name), bool):
                 raise MalformedNode(f"the node of member {engine}: {name} should be {kind.__name__}")

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from engine.clock import boottime, utcnow
 from engine.errors import HostUnreachable, NotFound, Unavailable
@@ -389,6 +389,22 @@ class HostFleet:
     def vm_statuses(self, host_id: HostId) -> Mapping[VmId, str]:
         """What a watched host last said of its virtual machines. Raises `NotFound`."""
         return self._monitor(host_id).vms.statuses
+
+    def live(self, host_id: HostId) -> dict[str, Any]:
+        """A watched host as its monitor sees it, ahead of its row. Raises `NotFound`."""
+        monitor = self._monitor(host_id)
+        connection = monitor.connection
+        state = monitor.state
+        now = self._clock()
+        return {
+            "status": str(state.status),
+            "reason": state.reason,
+            "in_status_for_seconds": round(now - state.since, 3),
+            "last_answer_seconds_ago": None if state.last_ok is None else round(now - state.last_ok, 3),
+            "connected": connection is not None and not connection.lost.is_set(),
+            "polling": monitor.task is not None,
+            "vms": dict(monitor.vms.statuses),
+        }
 
     def connection(self, host_id: HostId) -> HostConnection:
         """The live connection to a watched host. Raises `HostUnreachable` while there is none."""

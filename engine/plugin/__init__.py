@@ -20,6 +20,7 @@ from engine.errors import (
     NoSuchVm,
     NotFound,
     OutcomeUnknown,
+    TaskFailed,
     Unavailable,
     VmExists,
 )
@@ -66,13 +67,24 @@ from engine.plugin.singletons import (
     Stopping,
 )
 from engine.plugin.state import Changed, ClusteredMap, ClusteredMaps, Versioned
-from engine.plugin.tasks import Answer, Calls, OnMember, OwnerOf, Target, Task, TaskContext
+from engine.plugin.tasks import (
+    Activity,
+    Answer,
+    Calls,
+    EngineView,
+    OnMember,
+    OwnerOf,
+    Target,
+    Task,
+    TaskContext,
+)
 
 __all__ = [
     "CONTRACT_VERSION",
     "NOT_HAPPENED",
     "UNKNOWN",
     "UNSUPPORTED_CODE",
+    "Activity",
     "Answer",
     "Authority",
     "AuthorityLost",
@@ -89,6 +101,7 @@ __all__ = [
     "Conflict",
     "EngineError",
     "EngineId",
+    "EngineView",
     "Entity",
     "EntityReader",
     "EventLog",
@@ -134,6 +147,7 @@ __all__ = [
     "Target",
     "Task",
     "TaskContext",
+    "TaskFailed",
     "Unavailable",
     "Versioned",
     "VmDefinition",

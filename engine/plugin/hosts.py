@@ -24,7 +24,8 @@ UNSUPPORTED_CODE = -32601
 class HostTarget:
     """Where a host is, and in whose name and under which epoch it is called.
 
-    `epoch` is that of the shard that owns the host (`incarnation << 32 | version`).
+    `epoch` is that of the shard that owns the host (`incarnation << 32 | version`); 0 for a visitor, who
+    only looks.
     """
 
     host_id: HostId

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, ShardId
 from engine.plugin.commands import CommandDesk
 from engine.plugin.rows import EntityReader, Rows
+from engine.plugin.tasks import Calls
 
 
 class Scope(enum.Enum):
@@ -114,6 +115,7 @@ class PluginContext:
     events: EventLog
     ledger: Ledger
     commands: CommandDesk
+    calls: Calls
     now: Callable[[], datetime]
     members: Callable[[], Mapping[EngineId, datetime]]
     """The engines that are here at this moment, and since when each of them has been."""

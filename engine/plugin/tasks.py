@@ -8,7 +8,8 @@ most once unless the task says that it is idempotent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
@@ -17,6 +18,11 @@ from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, HostId
 from engine.plugin.hosts import HostConnection
 from engine.plugin.rows import EntityReader, Json
 from engine.plugin.state import ClusteredMaps
+
+
+@dataclass(frozen=True, slots=True)
+class NoArguments:
+    """Of a task that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,12 @@ class Calls(Protocol):
     ) -> Any:
         """The result. Follows an owner that changes. Raises what the task raised (an `EngineError`),
         `Unavailable` (nobody could be reached, or nobody owns it: not done), `OutcomeUnknown` (sent, and
-        no answer: may have been done), `InvalidInput`, `NotFound` (no such task or member)."""
+        no answer: may have been done), `TaskFailed` (a mistake in the task, or too large a result),
+        `InvalidInput`, `NotFound` (no such task or member)."""
 
     def call_all(
         self, task: str, arguments: Json | None = None, *, timeout_seconds: float | None = None
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer]:
         """Call every member at once; answers as they come, an error being an answer."""
 
     def map(
@@ -68,8 +75,32 @@ class Calls(Protocol):
         arguments: Json | None = None,
         *,
         timeout_seconds: float | None = None,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer]:
         """Call it for each key on the key's owner, grouped by owner; answers as they come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """Something that an engine is doing: `kind` is 'call', 'command' or 'singleton', `about` what it is
+    about (a host, a machine, a key), `since` when it began here."""
+
+    kind: str
+    name: str
+    since: datetime
+    about: str = ""
+    detail: str = ""
+
+
+class EngineView(Protocol):
+    """What an engine knows of itself at this moment, without I/O."""
+
+    def activities(self) -> Sequence[Activity]: ...
+
+    def measures(self) -> Mapping[str, float]:
+        """Numbers by name: shards and hosts owned, connections, calls, counters of polls and so on."""
+
+    def host(self, host_id: HostId) -> Json:
+        """A host as its monitor sees it, ahead of its row. Raises `NotFound` where it is not watched here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +116,12 @@ class TaskContext:
     now: Callable[[], datetime]
     reader: EntityReader
     maps: ClusteredMaps
+    view: EngineView
     connection: Callable[[HostId], HostConnection]
     """The live connection to a host that this engine owns. Raises `HostUnreachable`."""
+    visit: Callable[[HostId], AbstractAsyncContextManager[HostConnection]]
+    """A connection of the call's own to any host, whoever owns it: to look, never to act. Raises
+    `HostUnreachable`, `NotFound`."""
 
 
 class Task(ABC):
@@ -94,10 +129,11 @@ class Task(ABC):
 
     @dataclass(frozen=True, slots=True)
     class LoadArguments:
-        minutes: int = argument(integer, default=5, help="over how long")
+        minutes: int = argument(integer(1, 15), default=5, help="over how long")
 
     class Load(Task):
         arguments_type = LoadArguments
+        result_type = float
         idempotent = True
 
         async def run(self, context: TaskContext, arguments: LoadArguments) -> float:
@@ -106,10 +142,10 @@ class Task(ABC):
 
     contract: ClassVar[int] = CONTRACT_VERSION
     description: ClassVar[str] = ""
-    arguments_type: ClassVar[type]
+    arguments_type: ClassVar[type] = NoArguments
     """A frozen dataclass; `argument` says what each field accepts."""
     result_type: ClassVar[Any] = Any
-    """What `run` returns: what JSON can carry, or a frozen dataclass of such."""
+    """What `run` returns: what JSON can carry, or a frozen dataclass of such, which the caller gets."""
     idempotent: ClassVar[bool] = False
     """Calling twice does what calling once does; then a call whose answer was lost is made again."""
     timeout_seconds: ClassVar[float] = 30.0

@@ -6,8 +6,10 @@ A plugin is built once a term and a `Doors` lives as long as the process, so wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import TypeVar
 
 from engine.clock import utcnow
 from engine.commands.desk import Desk
@@ -18,16 +20,20 @@ from engine.coordination.session import Session
 from engine.db.database import Database
 from engine.db.events import EventStore
 from engine.db.ledger import LeaderLedger
-from engine.plugin import EngineId, PluginContext, ShardId
+from engine.errors import Unavailable
+from engine.plugin import Calls, ClusteredMap, ClusteredMaps, EngineId, EntityReader, PluginContext, ShardId
 from engine.sharding.hashing import shard_of
 from engine.singletons.loading import SingletonPlugin
+
+V = TypeVar("V")
 
 
 class Doors:
     """Of one engine. `open` is called once a session."""
 
-    def __init__(self, database: Database, *, engine: EngineId, shards: int) -> None:
+    def __init__(self, database: Database, calls: Calls, *, engine: EngineId, shards: int) -> None:
         self._database = database
+        self._calls = calls
         self._engine = engine
         self._shards = shards
         self._desk = Desk()
@@ -37,21 +43,34 @@ class Doors:
     def open(self, session: Session, membership: Membership, submission: Submission) -> None:
         self._session, self._membership, self._desk.submission = session, membership, submission
 
+    @property
+    def reader(self) -> EntityReader:
+        """Entities, for tasks."""
+        return self._ledger("tasks").reader
+
+    @property
+    def maps(self) -> ClusteredMaps:
+        return _NoMaps()
+
     def context(self, plugin: SingletonPlugin) -> PluginContext:
         return PluginContext(
             engine=self._engine,
             options=plugin.values,
             events=EventStore(self._database, name=plugin.name, engine=self._engine),
-            ledger=LeaderLedger(
-                self._database,
-                name=plugin.name,
-                engine=self._engine,
-                shard_of=lambda id: shard_of(id, self._shards),
-                bump=self._bump,
-            ),
+            ledger=self._ledger(plugin.name),
             commands=self._desk.of(f"singleton:{plugin.name}"),
+            calls=self._calls,
             now=utcnow,
             members=self._members,
+        )
+
+    def _ledger(self, name: str) -> LeaderLedger:
+        return LeaderLedger(
+            self._database,
+            name=name,
+            engine=self._engine,
+            shard_of=lambda id: shard_of(id, self._shards),
+            bump=self._bump,
         )
 
     async def _bump(self, shard: ShardId) -> None:
@@ -61,3 +80,14 @@ class Doors:
     def _members(self) -> Mapping[EngineId, datetime]:
         here = self._membership.members if self._membership is not None else ()
         return {member.engine: member.started for member in here}
+
+
+class _NoMaps:
+    """Until there are clustered maps."""
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, name: str, value: type[V], *, of_session: bool = False
+    ) -> AsyncIterator[ClusteredMap[V]]:
+        raise Unavailable("there are no clustered maps yet")
+        yield

@@ -38,6 +38,7 @@ from engine.db.groupcommit import GroupCommit
 from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Fenced, Unavailable
+from engine.execution.server import Post
 from engine.extensions import load_class
 from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.store import InventoryStore
@@ -45,10 +46,13 @@ from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
+from engine.service.calling import Calling, Visits
 from engine.service.database import require_one_database, watch_database
 from engine.service.metrics import serving_metrics
 from engine.service.plugins import Doors
 from engine.service.telling import most_telling
+from engine.service.view import SelfView
+from engine.sharding.hashing import shard_of
 from engine.sharding.ownership import Ownership
 from engine.sharding.partitioners import PartitionerContext
 from engine.sharding.several import SeveralWorks
@@ -77,6 +81,7 @@ class Service:
         self._session: Session | None = None
         self._drivers: dict[str, HostDriver] = {}
         self._doors: Doors
+        self._calling: Calling
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
 
@@ -105,7 +110,10 @@ class Service:
                 driver: HostDriver = kind(options.driver_values(self.conf, name, kind.options))
                 stack.push_async_callback(driver.close)
                 self._drivers[name] = driver
-            self._doors = Doors(database, engine=self.name, shards=self.conf.sharding.shards)
+            self._calling = await stack.enter_async_context(Calling.opened(self.conf, self.name))
+            self._doors = Doors(
+                database, self._calling.calls, engine=self.name, shards=self.conf.sharding.shards
+            )
             self._singletons = SingletonRunner(
                 load_singletons(self.conf),
                 engine=self.name,
@@ -167,6 +175,7 @@ class Service:
             shards=conf.sharding.shards,
             partitioner=conf.sharding.partitioner,
             database=database,
+            calls=self._calling.url,
         )
 
     async def _act(self, database: Database, session: Session, membership: Membership) -> None:
@@ -210,6 +219,8 @@ class Service:
                 )
             )
             work.add(executor)
+            await self._take_calls(stack, session, membership, ownership, fleet, executor)
+            work.add(self._calling.server)
             self.fleet, self._ownership = fleet, ownership
             submission = _submission(services)
             self._doors.open(session, membership, submission)
@@ -235,6 +246,40 @@ class Service:
                 await ownership.drain(session_closes=True)
                 for task in tasks[:-1]:
                     task.cancel()
+
+    async def _take_calls(
+        self,
+        stack: contextlib.AsyncExitStack,
+        session: Session,
+        membership: Membership,
+        ownership: Ownership,
+        fleet: HostFleet,
+        executor: CommandExecutor,
+    ) -> None:
+        """Other engines may call tasks here from now on, until the stack is left."""
+        calling, reader = self._calling, self._doors.reader
+        stack.enter_context(calling.whereabouts.of(membership, ownership))
+        view = SelfView(
+            session=session,
+            ownership=ownership,
+            fleet=fleet,
+            executor=executor,
+            singletons=self._singletons,
+            calls=calling.server,
+            maps=dict,
+        )
+        visits = Visits(reader, self._drivers, engine=self.name, authority=session.authority)
+        post = Post(
+            session=session.identity.session_id,
+            authority=session.authority,
+            shard_of=lambda key: shard_of(key, self.conf.sharding.shards),
+            reader=reader,
+            maps=self._doors.maps,
+            view=view,
+            connection=fleet.connection,
+            visit=visits.visit,
+        )
+        await stack.enter_async_context(calling.server.serving(post))
 
     def _partitioner(self, session: Session) -> Partitioner:
         kind = load_class("engine.partitioners", self.conf.sharding.partitioner)

@@ -19,7 +19,7 @@ from engine.clock import boottime
 from engine.coordination.membership import Membership
 from engine.coordination.session import Session
 from engine.errors import AuthorityLost, EngineError, Unavailable
-from engine.plugin import ClusterView, MemberView, Partitioner, PartitionState, ShardId
+from engine.plugin import ClusterView, EngineId, MemberView, Partitioner, PartitionState, ShardId
 from engine.sharding.assignment import UNTAKEN_SECONDS
 from engine.sharding.board import Board
 from engine.sharding.holdings import Holdings
@@ -112,6 +112,7 @@ class Ownership:
         self._second_look: asyncio.TimerHandle | None = None
         self._stack = contextlib.AsyncExitStack()
         self._tasks: asyncio.TaskGroup
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def owned(self) -> Mapping[ShardId, OwnedShard]:
@@ -122,6 +123,18 @@ class Ownership:
     def incarnation(self) -> int:
         """The number of the tree that this engine works in."""
         return self._tree.incarnation.number
+
+    def owner(self, shard: ShardId) -> EngineId | None:
+        """Who owns it, as far as is known here; None while nobody does."""
+        if shard in self._holdings.owned:
+            return self._me
+        seat = self._board.seats.get(shard)
+        return seat.owner if seat is not None else None
+
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` in the loop when shards have changed hands; returns the unsubscribe."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -279,6 +292,8 @@ class Ownership:
     def _shards_changed(self, changed: frozenset[str]) -> None:
         touched = self._board.read(self._replica.nodes, changed, self._clock())
         self._holdings.compare(touched)
+        for listener in list(self._listeners):
+            listener()
         seats = self._board.seats
         # Others that have taken what was planned for them leave nothing to be done in a hurry.
         anything_free = any(shard in seats and seats[shard].free for shard in touched)

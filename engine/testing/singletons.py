@@ -24,6 +24,7 @@ from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost
 from engine.plugin import CONTRACT_VERSION, EngineId, Leadership, PluginContext, Scope, Singleton
 from engine.singletons.threads import run_singleton, runs_in_loop
+from engine.testing.calls import MemoryCalls
 from engine.testing.ledger import MemoryDesk, MemoryLedger
 
 
@@ -78,6 +79,7 @@ def context(
     *,
     ledger: MemoryLedger | None = None,
     commands: MemoryDesk | None = None,
+    calls: MemoryCalls | None = None,
     members: Mapping[EngineId, datetime] | None = None,
     now: Callable[[], datetime] = utcnow,
 ) -> PluginContext:
@@ -99,6 +101,7 @@ def context(
         events=events,
         ledger=ledger or MemoryLedger(),
         commands=commands or MemoryDesk(),
+        calls=calls or MemoryCalls(members=sorted(here)),
         now=now,
         members=lambda: here,
     )

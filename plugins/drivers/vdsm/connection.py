@@ -92,8 +92,9 @@ class VdsmConnection(HostConnection):
             "reply-to": self._queue,
             "content-type": "application/json",
             "engine-id": target.engine,
-            "engine-epoch": str(target.epoch),
         }
+        if target.epoch:  # a visitor acts under none
+            headers["engine-epoch"] = str(target.epoch)
         self._lines = header_lines("SEND", headers)
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._lost = asyncio.Event()
