@@ -155,9 +155,19 @@ class CommandExecutor:
             return
         self._unread -= claims.keys()
         await self._claim_in(claims, free)
-        cancelled = await self._services.store.cancelled(list(self._runs)) if self._runs else set()
+        await self._hear_news()
+
+    async def _hear_news(self) -> None:
+        """What others want of the commands that run here."""
+        if not self._runs:
+            return
+        cancelled, anew = await self._services.store.news(list(self._runs))
         for command_id in cancelled & self._runs.keys():
             self._runs[command_id][0].cancel_requested()
+        for command_id in anew & self._runs.keys():
+            run, task = self._runs[command_id]
+            task.cancel()  # it leaves its step as an intention, and is claimed again
+            task.add_done_callback(lambda _task, shard=run.claim.shard: self.refresh([shard]))  # type: ignore[misc]
 
     async def _claim_singly(self) -> None:
         for shard, claim in list(self._claims.items()):

@@ -59,6 +59,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class SettleFenced:
+    """Its host was off since; nothing of it is left there."""
+
+    step: StepRecord
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitChildren:
     """Nothing to do until the children have ended."""
 
@@ -112,6 +119,7 @@ Move = (
     | Act
     | Probe
     | Record
+    | SettleFenced
     | AwaitChildren
     | BeginUndoing
     | Undo
@@ -160,6 +168,8 @@ def _open_step(history: History, step: StepRecord, declared: Declared, unsent: s
         return BeginUndoing(Goal.CANCELLED, "it was cancelled")
     if step.verdict is Verdict.HAPPENED:
         return Record(step)
+    if step.verdict is Verdict.FENCED:
+        return SettleFenced(step)
     if step.operation_id == unsent or step.verdict is Verdict.NOT_HAPPENED:
         # What is known to be undone need not be done for a command that is to be cancelled.
         if history.command.cancel_requested and step.verdict is None:
@@ -182,7 +192,7 @@ def _undoing(history: History, steps: Mapping[str, Declared]) -> Move:
     for step in reversed(history.live.values()):
         if names.index(step.name) >= first:
             happened = step.state is StepState.DONE or step.verdict is Verdict.UNKNOWN
-            return Undo(step, effect=happened)
+            return Undo(step, effect=happened and step.verdict is not Verdict.FENCED)
     if command.goal is Goal.AGAIN:
         return GoOn()
     if command.goal is Goal.CANCELLED:

@@ -50,11 +50,12 @@ class Goal(enum.StrEnum):
 
 class Verdict(enum.StrEnum):
     """What an operator says of a step whose outcome the engine cannot tell; UNKNOWN is the engine's
-    own word for an idempotent step that was given up."""
+    own word for an idempotent step that was given up, FENCED for one whose host was off since."""
 
     HAPPENED = "happened"
     NOT_HAPPENED = "not_happened"
     UNKNOWN = "unknown"
+    FENCED = "fenced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ LOG = logging.getLogger(__name__)
 REFUSALS = (Conflict, InvalidInput, NotFound, HostRefused)
 """What says for certain that nothing was done."""
 
-Moves = Callable[[Transaction], Awaitable[None]]
+Moves = Callable[[Transaction], Awaitable[None] | None]
 T = TypeVar("T")
 
 
@@ -161,6 +161,8 @@ class Run:
                 await self._act(step)
             case planning.Probe(step):
                 await self._probe(step)
+            case planning.SettleFenced(step):
+                await self._settle_fenced(step)
             case planning.Record(step):
                 await self._record(step, {})
             case planning.BeginUndoing(goal, error):
@@ -300,9 +302,22 @@ class Run:
             self._tries += 1
             await self._pause(min(self._retry_seconds(self._tries), max(0.05, step.probe_seconds - waited)))
 
+    async def _settle_fenced(self, record: StepRecord) -> None:
+        """Its host was off: nothing of it is on its way, and nothing has to be undone there."""
+        self._unsent = None
+        try:
+            found = await self._steps[record.name].fenced(self._context(self.history, record))
+        except GoBack as back:
+            await self._go_back(record, back)
+            return
+        if isinstance(found, Happened):
+            await self._record(record, found.result)
+        else:
+            await self._fail(f"the host of its step {record.name} was fenced")
+
     async def _await_children(self, move: planning.AwaitChildren) -> None:
         async def park(tx: Transaction) -> None:
-            await tx.change(state=CommandState.WAITING)
+            tx.change(state=CommandState.WAITING)
             if move.cancel:
                 await tx.cancel_children(move.step)
 
@@ -478,8 +493,9 @@ class Run:
 
             async def write(connection: store.Connection) -> Written:
                 tx = Transaction(connection, self._services, self.history, self._context)
-                await moves(tx)
-                return await tx.finish()
+                if (done := moves(tx)) is not None:
+                    await done
+                return tx.finish()
 
             try:
                 self.claim.authority.check()

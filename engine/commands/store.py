@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.commands.records import CommandRecord, CommandState, History, StepRecord, StepState, Verdict
 from engine.db.database import Database, guard_shards
+from engine.db.given import among, for_both, given, moment
 from engine.db.tables import UtcDateTime, command, idempotency, shard, step
-from engine.errors import Conflict, Fenced, NotFound
+from engine.errors import Conflict, NotFound
 from engine.plugin import ChildOutcome, EngineId, ShardId
 
 Connection = AsyncConnection
@@ -35,24 +36,88 @@ def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.lock_token.is_(None), sa.cast(table.c.locks, sa.Text) != _EMPTY_LOCKS)
 
 
-# Built once: what is set are the parameters of the call; building these took most of a step's time.
-_MINE = (
-    (command.c.id == sa.bindparam("of_id"))
-    & (command.c.epoch == sa.bindparam("of_epoch"))
-    & command.c.ended_at.is_(None)
-    & command.c.lock_token.is_not_distinct_from(sa.bindparam("of_token", type_=sa.BigInteger))
+_OWNERS = (
+    "state",
+    "shard",
+    "epoch",
+    "lock_token",
+    "goal",
+    "undo_from",
+    "quarantine_until",
+    "percent",
+    "message",
+    "error",
+    "started_at",
+    "ended_at",
 )
-_ROOT_HOLDS = (
-    sa.select(_root.c.id)
-    .where(_root.c.id == sa.bindparam("of_root"), _root.c.ended_at.is_(None), ~_stripped(_root))
-    .exists()
+"""What a command's owner writes; all of it each time, whatever has changed, so that one statement does."""
+_RESULTS = ("state", "verdict", "result", "error", "ended_at")
+_STEP = [column.name for column in step.columns]
+
+
+def _change(dialect: str) -> sa.UpdateBase:
+    found: list[sa.ColumnClause[Any]] = [
+        sa.column("of_id", sa.String),
+        sa.column("of_epoch", sa.BigInteger),
+        sa.column("of_token", sa.BigInteger),
+        sa.column("of_root", sa.String),
+    ]
+    rows = given(dialect, [*found, *(command.c[name] for name in _OWNERS)])
+    root_holds = (
+        sa.select(_root.c.id)
+        .where(_root.c.id == rows.c.of_root, _root.c.ended_at.is_(None), ~_stripped(_root))
+        .exists()
+    )
+    return (
+        command.update()
+        .where(
+            command.c.id == rows.c.of_id,
+            command.c.epoch == rows.c.of_epoch,
+            command.c.ended_at.is_(None),
+            command.c.lock_token.is_not_distinct_from(rows.c.of_token),
+            rows.c.of_root.is_(None) | root_holds,
+        )
+        .values({name: rows.c[name] for name in _OWNERS})
+        .returning(command.c.id, command.c.cancel_requested)
+    )
+
+
+def _change_step(dialect: str) -> sa.UpdateBase:
+    found: list[sa.ColumnClause[Any]] = [
+        sa.column("of_operation", sa.String),
+        sa.column("of_state", sa.String),
+    ]
+    rows = given(dialect, [*found, *(step.c[name] for name in _RESULTS)])
+    return (
+        step.update()
+        .where(step.c.operation_id == rows.c.of_operation, step.c.state == rows.c.of_state)
+        .values({name: rows.c[name] for name in _RESULTS})
+        .returning(step.c.operation_id)
+    )
+
+
+_CHANGE = for_both(_change)
+_CHANGE_STEP = for_both(_change_step)
+_CLAIM = for_both(  # the epochs that stand there have just been guarded
+    lambda dialect: (
+        command.update()
+        .where(among(dialect, command.c.id))
+        .values(epoch=_present, engine=sa.bindparam("to_engine"))
+    )
 )
-_CHANGE = command.update().where(_MINE).returning(command.c.cancel_requested)
-_CHANGE_CHILD = command.update().where(_MINE, _ROOT_HOLDS).returning(command.c.cancel_requested)
-_INSERT_STEP = step.insert()
-_CHANGE_STEP = step.update().where(
-    step.c.operation_id == sa.bindparam("of_operation"), step.c.state == sa.bindparam("of_state")
+_INSERT_STEP = for_both(
+    lambda dialect: step.insert().from_select(_STEP, sa.select(*given(dialect, step.columns).c))
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A command's row as its owner found it, and as it is to be. `orphan`: whatever became of its root;
+    only to say that it cannot go on."""
+
+    found: CommandRecord
+    record: CommandRecord
+    orphan: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,25 +219,25 @@ class CommandStore:
         async with self.database.writing() as connection:
             await guard_shards(connection, epochs)
             rows = [row for row in await connection.execute(query) if row.id not in running][:limit]
-            for one, epoch in epochs.items():
-                ids = [row.id for row in rows]
-                await connection.execute(
-                    command.update()
-                    .where(command.c.id.in_(ids), command.c.shard == one)
-                    .values(epoch=epoch, engine=engine)
-                )
             before = {row.id: row.epoch for row in rows}
+            claim = _CLAIM[connection.dialect.name]
+            await connection.execute(claim, {"rows": list(before), "to_engine": engine})
             histories = await _histories(connection, list(before))
         return [
             Claimed(history, before[history.command.id] not in (None, history.command.epoch))
             for history in histories
         ]
 
-    async def cancelled(self, ids: Collection[str]) -> set[str]:
-        """Of these commands, those that somebody wants cancelled."""
-        query = sa.select(command.c.id).where(command.c.id.in_(list(ids)), command.c.cancel_requested)
+    async def news(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
+        """Of these commands, those that somebody wants cancelled, and those that are to be read anew:
+        their claim was taken from whoever runs them."""
+        anew = command.c.epoch.is_distinct_from(_present)
+        query = sa.select(command.c.id, command.c.cancel_requested, anew.label("anew")).where(
+            command.c.id.in_(list(ids)), command.c.ended_at.is_(None), anew | command.c.cancel_requested
+        )
         async with self.database.reading() as connection:
-            return {row.id for row in await connection.execute(query)}
+            rows = (await connection.execute(query)).all()
+        return {row.id for row in rows if row.cancel_requested}, {row.id for row in rows if row.anew}
 
 
 async def insert(connection: AsyncConnection, records: Sequence[CommandRecord]) -> None:
@@ -189,22 +254,22 @@ async def insert_key(
     )
 
 
-async def change(
-    connection: AsyncConnection, record: CommandRecord, *, orphan: bool = False, **changes: Any
-) -> CommandRecord:
-    """The row guard, and the command as it is afterwards. Raises `Fenced`.
-
-    `orphan`: whatever became of its root; only to say that it cannot go on.
-    """
-    changes.setdefault("state", record.state)
-    statement = _CHANGE if orphan or record.root_id == record.id else _CHANGE_CHILD
-    found = {"of_id": record.id, "of_epoch": record.epoch, "of_token": record.lock_token}
-    if statement is _CHANGE_CHILD:
-        found["of_root"] = record.root_id
-    row = (await connection.execute(statement, {**found, **changes})).one_or_none()
-    if row is None:
-        raise Fenced(f"command {record.id} is no longer ours, or its locks are gone")
-    return dataclasses.replace(record, **{"cancel_requested": row.cancel_requested, **changes})
+async def change(connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, bool]:
+    """The row guard: writes those that are still as they were found, in one statement. Their ids, and of
+    each whether somebody wants it cancelled; who is missing is fenced."""
+    rows = []
+    for each in changes:
+        found, record = each.found, each.record
+        row = {name: getattr(record, name) for name in _OWNERS}
+        for name in ("quarantine_until", "started_at", "ended_at"):
+            row[name] = moment(row[name])
+        row |= {"of_id": found.id, "of_epoch": found.epoch, "of_token": found.lock_token}
+        row["of_root"] = None if each.orphan or found.root_id == found.id else found.root_id
+        rows.append(row)
+    if not rows:
+        return {}
+    written = await connection.execute(_CHANGE[connection.dialect.name], {"rows": rows})
+    return {row.id: row.cancel_requested for row in written}
 
 
 async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
@@ -220,17 +285,40 @@ async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
     return ShardId(row.shard) if row is not None else None
 
 
-async def insert_step(connection: AsyncConnection, record: StepRecord) -> None:
-    await connection.execute(_INSERT_STEP, dataclasses.asdict(record))
+async def insert_steps(connection: AsyncConnection, records: Sequence[StepRecord]) -> None:
+    if records:
+        rows = [
+            {
+                **dataclasses.asdict(record),
+                "intended_at": moment(record.intended_at),
+                "ended_at": moment(record.ended_at),
+            }
+            for record in records
+        ]
+        await connection.execute(_INSERT_STEP[connection.dialect.name], {"rows": rows})
 
 
-async def change_step(connection: AsyncConnection, record: StepRecord, **changes: Any) -> StepRecord:
-    """Raises `Fenced` where the step is not as it was."""
-    found = {"of_operation": record.operation_id, "of_state": str(record.state)}
-    result = await connection.execute(_CHANGE_STEP, {**found, **changes})
-    if not result.rowcount:
-        raise Fenced(f"step {record.name} of command {record.command_id} was changed by somebody else")
-    return dataclasses.replace(record, **changes)
+async def change_steps(
+    connection: AsyncConnection, changes: Sequence[tuple[StepRecord, StepRecord]]
+) -> set[str]:
+    """Of these steps, each as it was found and as it is to be, write those that are in the state in which
+    they were found; their operations."""
+    rows = [
+        {
+            "of_operation": found.operation_id,
+            "of_state": found.state,
+            "state": record.state,
+            "verdict": record.verdict,
+            "result": record.result,
+            "error": record.error,
+            "ended_at": moment(record.ended_at),
+        }
+        for found, record in changes
+    ]
+    if not rows:
+        return set()
+    written = await connection.execute(_CHANGE_STEP[connection.dialect.name], {"rows": rows})
+    return {row.operation_id for row in written}
 
 
 async def lock_keys(connection: AsyncConnection, ids: Collection[str]) -> list[Mapping[str, list[str]]]:
@@ -290,15 +378,22 @@ def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnEl
     return column == values[0] if len(values) == 1 else column.in_(values)
 
 
-async def _histories(connection: AsyncConnection, ids: Collection[str]) -> list[History]:
-    rows = await connection.execute(
-        sa.select(command).where(command.c.id.in_(list(ids))).order_by(command.c.created_at, command.c.id)
+_COMMANDS = for_both(
+    lambda dialect: (
+        sa.select(command).where(among(dialect, command.c.id)).order_by(command.c.created_at, command.c.id)
     )
+)
+_STEPS = for_both(
+    lambda dialect: sa.select(step).where(among(dialect, step.c.command_id)).order_by(step.c.number)
+)
+
+
+async def _histories(connection: AsyncConnection, ids: Collection[str]) -> list[History]:
+    dialect, wanted = connection.dialect.name, {"rows": list(ids)}
+    rows = await connection.execute(_COMMANDS[dialect], wanted)
     records = [CommandRecord.from_row(dict(row._mapping)) for row in rows]
     steps: dict[str, list[StepRecord]] = {record.id: [] for record in records}
-    for row in await connection.execute(
-        sa.select(step).where(step.c.command_id.in_(list(steps))).order_by(step.c.number)
-    ):
+    for row in await connection.execute(_STEPS[dialect], wanted):
         steps[row.command_id].append(StepRecord.from_row(dict(row._mapping)))
     waiting = [s.operation_id for each in steps.values() for s in each if s.children and _is_open(s)]
     children: dict[str, list[ChildOutcome]] = {}
@@ -371,10 +466,11 @@ async def resolve(
     else:
         history = (await _histories(connection, [command_id]))[0]
         if (open_step := history.open_step) is not None:
-            await change_step(connection, open_step, verdict=verdict)
+            changed = [(open_step, dataclasses.replace(open_step, verdict=verdict))]
+            await change_steps(connection, changed)
         elif history.live and verdict is Verdict.HAPPENED and history.command.goal is not None:
             last = list(history.live.values())[-1]  # it has been undone by hand
-            await change_step(connection, last, state=StepState.UNDONE)
+            await change_steps(connection, [(last, dataclasses.replace(last, state=StepState.UNDONE))])
     await connection.execute(command.update().where(command.c.id == command_id).values(changes))
     if verdict is None and row.parent_id is not None:
         record = (await _histories(connection, [command_id]))[0].command

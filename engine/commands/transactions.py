@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from engine import arguments
 from engine.commands import store
@@ -19,17 +19,58 @@ from engine.commands.planning import Intend
 from engine.commands.records import CommandRecord, CommandState, Goal, History, StepRecord, StepState, Verdict
 from engine.commands.services import Services
 from engine.db.entities import EntityRows
+from engine.db.events import NewEvent, record_all
+from engine.db.groupcommit import Together
+from engine.errors import Fenced
 from engine.plugin import Child, Command, HostId, Json, ShardId, Step, StepContext
 
 MakeContext = Callable[[History, StepRecord], StepContext]
 
 
-@dataclass(slots=True)
-class Written:
-    """What a transaction has come to. `told`: shards whose owners are to look."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Written(Together):
+    """What a transaction has come to: `told` are shards whose owners are to look. The rows of the command
+    itself are written with those of all others that share the commit."""
 
     history: History
     told: set[ShardId]
+    change: store.Change | None
+    inserted: Sequence[StepRecord]
+    changed: Sequence[tuple[StepRecord, StepRecord]]
+    events: Sequence[NewEvent]
+
+    @classmethod
+    async def write_all(cls, connection: store.Connection, group: Sequence[Self]) -> None:
+        changes = {each.change.found.id: each for each in group if each.change is not None}
+        cancelled = await store.change(connection, [e.change for e in group if e.change is not None])
+        for id, each in changes.items():
+            if id not in cancelled:
+                each.refusal = Fenced(f"command {id} is no longer ours, or its locks are gone")
+                continue
+            command = dataclasses.replace(each.history.command, cancel_requested=cancelled[id])
+            each.history = dataclasses.replace(each.history, command=command)
+        await store.insert_steps(connection, [record for each in group for record in each.inserted])
+        found = await store.change_steps(connection, [pair for each in group for pair in each.changed])
+        for each in group:
+            for before, record in each.changed:
+                if before.operation_id not in found:
+                    why = f"step {record.name} of command {record.command_id} was changed by somebody else"
+                    each.refusal = each.refusal or Fenced(why)
+        await record_all(connection, [event for each in group for event in each.events])
+        await cls._wake_parents(connection, group)
+
+    @classmethod
+    async def _wake_parents(cls, connection: store.Connection, group: Sequence[Self]) -> None:
+        """Once all ends that are written here can be seen: the last child wakes its parent."""
+        ended = {
+            each.history.command.parent_operation: each
+            for each in group
+            if each.history.command.ended and each.history.command.parent_id is not None
+        }
+        for each in ended.values():
+            shard = await store.wake_parent(connection, each.history.command)
+            if shard is not None:
+                each.told.add(shard)
 
 
 class Transaction:
@@ -40,9 +81,7 @@ class Transaction:
     ) -> None:
         self.history = history
         self.now: datetime = services.now()
-        self._found = history.command
-        self._changes: dict[str, Any] = {}
-        self._guarded = False
+        self._found = history
         self._orphan = False
         self._connection = connection
         self._services = services
@@ -56,34 +95,34 @@ class Transaction:
             now=self.now,
         )
 
-    async def finish(self) -> Written:
-        """Write what is still to be written; called once, last."""
-        if self._changes or not self._guarded:
-            await self._guard()
-        await self.rows.flush()
-        return Written(self.history, self.rows.told)
+    def finish(self) -> Written:
+        """What is still to be written; called once, last."""
+        before = {step.operation_id: step for step in self._found.steps}
+        steps = self.history.steps
+        changed = [(before[s.operation_id], s) for s in steps if s.operation_id in before]
+        return Written(
+            history=self.history,
+            told=self.rows.told,
+            change=store.Change(self._found.command, self.history.command, self._orphan),
+            inserted=[s for s in steps if s.operation_id not in before],
+            changed=[(found, step) for found, step in changed if found is not step],
+            events=self.rows.take_events(),
+        )
 
-    async def change(self, **changes: Any) -> None:
+    def change(self, **changes: Any) -> None:
         """The command's row. It is written, and with it guarded, once for the whole transaction."""
-        self._changes |= changes
         record = dataclasses.replace(self.history.command, **changes)
         self.history = dataclasses.replace(self.history, command=record)
 
-    async def _guard(self) -> None:
-        record = await store.change(self._connection, self._found, orphan=self._orphan, **self._changes)
-        self.history = dataclasses.replace(self.history, command=record)
-        self._found, self._changes, self._guarded = record, {}, True
-
-    async def change_step(self, record: StepRecord, **changes: Any) -> StepRecord:
-        changed = await store.change_step(self._connection, record, **changes)
+    def change_step(self, record: StepRecord, **changes: Any) -> None:
+        changed = dataclasses.replace(record, **changes)
         steps = tuple(changed if s.operation_id == record.operation_id else s for s in self.history.steps)
         self.history = dataclasses.replace(self.history, steps=steps)
-        return changed
 
     async def start(self, command: Command) -> None:
         """Validate, and say that it runs."""
         await command.validate(self.rows)
-        await self.change(state=CommandState.RUNNING, started_at=self.now)
+        self.change(state=CommandState.RUNNING, started_at=self.now)
         await self._tell_of("command_started", "was started")
 
     async def intend(self, step: Step, move: Intend, operation_id: str) -> bool:
@@ -104,62 +143,60 @@ class Transaction:
         )
         host_id = await step.on_host(self._context(self.history, record), self.rows)
         if host_id is not None and (there := self._services.shard_of(host_id)) != command.shard:
-            await self.travel(there)
+            self.travel(there)
             return False
         record = dataclasses.replace(record, host_id=HostId(host_id) if host_id else None)
         context = self._context(self.history, record)
         children = await step.children(context, self.rows)
         record = dataclasses.replace(record, children=len(children))
         await step.intend(context, self.rows)
-        await self.change(
+        self.change(
             state=CommandState.WAITING if children else CommandState.RUNNING,
             message=f"{move.name}" if move.attempt == 1 else f"{move.name}, attempt {move.attempt}",
         )
-        await store.insert_step(self._connection, record)
         if children:
             await self._insert_children(record, children)
         self.history = dataclasses.replace(self.history, steps=(*self.history.steps, record), children=())
         return True
 
-    async def travel(self, there: ShardId) -> None:
-        await self.change(shard=there, epoch=None, state=CommandState.QUEUED)
+    def travel(self, there: ShardId) -> None:
+        self.change(shard=there, epoch=None, state=CommandState.QUEUED)
         self.rows.told.add(there)
 
     async def record(self, step: Step, record: StepRecord, result: Json, *, of: int) -> None:
         """The step, one `of` so many, has happened: write its result and what follows."""
         kept = await step.record(self._context(self.history, record), self.rows, result)
-        await self.change_step(
+        self.change_step(
             record,
             state=StepState.DONE,
             result=dict(result if kept is None else kept),
             ended_at=self.now,
         )
-        await self.change(state=CommandState.RUNNING, percent=100 * len(self.history.data) // max(1, of))
+        self.change(state=CommandState.RUNNING, percent=100 * len(self.history.data) // max(1, of))
 
-    async def begin_undoing(
+    def begin_undoing(
         self, goal: Goal, error: str, *, undo_from: str | None = None, ambiguous: bool = False
     ) -> None:
         """The open step, if any, has failed; what is behind it is to be undone."""
         if (open_step := self.history.open_step) is not None:
             verdict = {"verdict": Verdict.UNKNOWN} if ambiguous else {}
-            await self.change_step(
+            self.change_step(
                 open_step, state=StepState.FAILED, error=error or "failed", ended_at=self.now, **verdict
             )
         changes: dict[str, Any] = {"goal": goal, "undo_from": undo_from, "state": CommandState.COMPENSATING}
         if goal is not Goal.AGAIN:
             changes["error"] = error
-        await self.change(**changes)
+        self.change(**changes)
 
     async def undo(self, step: Step, record: StepRecord) -> None:
         await step.revert(self._context(self.history, record), self.rows)
-        await self.change_step(record, state=StepState.UNDONE)
-        await self.change()
+        self.change_step(record, state=StepState.UNDONE)
 
-    async def go_on(self) -> None:
-        await self.change(goal=None, undo_from=None, state=CommandState.RUNNING)
+    def go_on(self) -> None:
+        self.change(goal=None, undo_from=None, state=CommandState.RUNNING)
 
     async def ask_operator(self, why: str) -> None:
-        await self.change(state=CommandState.NEEDS_OPERATOR, error=why)
+        self.change(state=CommandState.NEEDS_OPERATOR, error=why)
         await self._tell_of("command_needs_operator", f"needs an operator: {why}")
 
     async def orphan(self) -> None:
@@ -168,20 +205,14 @@ class Transaction:
         await self.ask_operator("the command above it has ended or has lost its locks")
 
     async def end(self, state: CommandState, error: str | None = None) -> None:
-        command = self.history.command
         changes: dict[str, Any] = {"state": state, "ended_at": self.now}
         if error is not None:
             changes["error"] = error
         if state is CommandState.SUCCEEDED:
             changes |= {"percent": 100, "message": ""}
-        await self.change(**changes)
+        self.change(**changes)
         ended = self.history.command
         await self._tell_of(f"command_{state}", f"{state}: {ended.error}" if ended.error else f"{state}")
-        if command.parent_id is not None:
-            await self._guard()  # the end has to be seen by whoever counts the children
-            parent_shard = await store.wake_parent(self._connection, command)
-            if parent_shard is not None:
-                self.rows.told.add(parent_shard)
 
     async def cancel_children(self, record: StepRecord) -> None:
         self.rows.told.update(await store.cancel_children(self._connection, record.operation_id))

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.db import events
+from engine.db.fenced import settle_steps
 from engine.db.tables import ENTITIES
 from engine.errors import InvalidInput, NotFound
 from engine.plugin import EngineId, HostId, Json, ShardId
@@ -89,8 +90,16 @@ class EntityRows:
 
     async def flush(self) -> None:
         """Write the events; to be called before the commit."""
+        await events.record_all(self._connection, self.take_events())
+
+    def take_events(self) -> list[events.NewEvent]:
+        """The events, for whoever writes them with those of others."""
         told, self._events = self._events, []
-        await events.record_all(self._connection, told)
+        return told
+
+    async def fenced(self, host_id: HostId) -> None:
+        mine = self._command.get("command", "")
+        self.told |= await settle_steps(self._connection, host_id, but=mine, at=self._now)
 
     def shard_of(self, id: str) -> ShardId:
         return self._shard_of(id)

@@ -186,6 +186,12 @@ class Step(ABC):
         """Whether the effect is there; called where `act` may or may not have done it."""
         return UNKNOWN
 
+    async def fenced(self, context: StepContext) -> Probed:
+        """What came of it, where its host was switched off after it had been intended (fencing). No host
+        can be asked. Unless it has `Happened` the command is undone, without asking that host, and fails;
+        or raise `GoBack`."""
+        return NOT_HAPPENED
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> Json | None:
         """Write what follows from `result`. May return another result to keep in its place."""
         return None

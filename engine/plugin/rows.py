@@ -63,6 +63,10 @@ class Rows(Protocol):
     ) -> None:
         """Tell of it; command and engine are added."""
 
+    async def fenced(self, host_id: HostId) -> None:
+        """That host was off just now, so whatever was sent there has come to its end: commands that wait
+        for it learn so (`Step.fenced`)."""
+
     def shard_of(self, id: str) -> ShardId:
         """The shard to which the entity with this id belongs."""
 
