@@ -87,6 +87,10 @@ class Seat:
         """Who waits for it, in their order."""
         return self._lines.behind(self._line, self._node)
 
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when somebody comes or goes; returns the unsubscribe."""
+        return self._lines.subscribe(self._line, callback)
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Lose it with its node or the session."""

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from engine.clock import utcnow
 from engine.coordination.session import Session
-from engine.election.campaign import Campaign, engine_term
+from engine.election.campaign import Campaign
+from engine.election.terms import engine_term
 from engine.errors import AuthorityLost
 from engine.plugin import EngineId, PluginContext, Scope
 from engine.singletons.backoff import BackOff

@@ -16,8 +16,9 @@ from kazoo.client import KazooClient
 from engine.coordination.local import LocalServer
 from engine.coordination.recipes import Election
 from engine.coordination.session import Session, SessionEnded
-from engine.election.campaign import Campaign, engine_term
+from engine.election.campaign import Campaign
 from engine.election.leadership import HeldLeadership
+from engine.election.terms import engine_term
 from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import EngineId
 from tests.contract.election.members import member
