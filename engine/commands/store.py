@@ -63,6 +63,8 @@ def _change(dialect: str) -> sa.UpdateBase:
         sa.column("of_root", sa.String),
     ]
     rows = given(dialect, [*found, *(command.c[name] for name in _OWNERS)])
+    # With the plus SQLite does not begin with an index of all that have not ended.
+    ended_at = sa.literal_column("+command.ended_at") if dialect == "sqlite" else command.c.ended_at
     root_holds = (
         sa.select(_root.c.id)
         .where(_root.c.id == rows.c.of_root, _root.c.ended_at.is_(None), ~_stripped(_root))
@@ -73,7 +75,7 @@ def _change(dialect: str) -> sa.UpdateBase:
         .where(
             command.c.id == rows.c.of_id,
             command.c.epoch == rows.c.of_epoch,
-            command.c.ended_at.is_(None),
+            ended_at.is_(None),
             command.c.lock_token.is_not_distinct_from(rows.c.of_token),
             rows.c.of_root.is_(None) | root_holds,
         )
