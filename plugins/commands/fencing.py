@@ -38,25 +38,39 @@ _OFF_OR_ON_SECONDS = 60.0
 class FenceArguments:
     host_id: str = argument(identifier, help="the host")
     power: str = argument(choice("on", "off", "reboot", "status"), help="what to do with its power")
+    proxy_id: str | None = argument(
+        identifier, default=None, help="the host through which; default: one of its cluster, else any"
+    )
+
+
+async def proxies_for(rows: Rows, host: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Other hosts that answer, those of the same cluster first."""
+    others = [other for other in await rows.find("host", where={"status": "up"}) if other["id"] != host["id"]]
+    return sorted(others, key=lambda other: (other["cluster_id"] != host["cluster_id"], other["id"]))
 
 
 class ChooseProxy(HostStep):
-    """Another host that answers: of the same cluster, else any."""
+    """Another host that answers: the one that was asked for, else of the same cluster, else any."""
 
     name = "proxy"
     idempotent = True
+
+    def __init__(self, host_id: HostId, wanted: str | None) -> None:
+        super().__init__(host_id)
+        self.wanted = wanted
 
     async def on_host(self, context: StepContext, rows: Rows) -> HostId | None:
         return None
 
     async def record(self, context: StepContext, rows: Rows, result: Json) -> Json:
         host = await rows.get("host", self.host_id)
-        others = [
-            other for other in await rows.find("host", where={"status": "up"}) if other["id"] != host["id"]
-        ]
+        others = await proxies_for(rows, host)
         if not others:
             raise Conflict(f"no other host is up that could reach the power of {host['name']}")
-        proxy = min(others, key=lambda other: (other["cluster_id"] != host["cluster_id"], other["id"]))
+        proxy = next((other for other in others if other["id"] == self.wanted), None)
+        if proxy is None and self.wanted is not None:
+            raise Conflict(f"host {self.wanted} is not up, or is the host itself: it cannot be the proxy")
+        proxy = proxy or others[0]
         return {"host_id": proxy["id"], "name": proxy["name"], "agent": dict(agent_of(host))}
 
 
@@ -81,7 +95,7 @@ class Status(OnProxy):
 
 
 class Switch(OnProxy):
-    """Switch it off or on, and ask until it is. Doing so twice does no more than once."""
+    """Switch it off or on where it is not, and ask until it is. Doing so twice does no more than once."""
 
     idempotent = True
     timeout_seconds = _OFF_OR_ON_SECONDS
@@ -91,6 +105,8 @@ class Switch(OnProxy):
         self.wanted = wanted
 
     async def act(self, context: StepContext) -> Json:
+        if await self.fence(context, PowerAction.STATUS) is self.wanted:  # by an engine before this one
+            return {"power": str(self.wanted)}
         if await self.fence(context, self.action) is PowerState.SKIPPED:
             raise HostRefused(-1, f"the fence agent skipped power {self.action}")
         while True:
@@ -124,6 +140,7 @@ class Settle(HostStep):
         host = await rows.get("host", self.host_id)
         await rows.update("host", self.host_id, {"fenced_at": context.now})
         await ask_monitor(rows, host, "power_cut")
+        await rows.fenced(self.host_id)
         for vm in await rows.find("vm", where={"host_id": self.host_id}):
             if vm["status"] != "down":
                 values = _after_fencing(vm, context)
@@ -159,7 +176,7 @@ class FenceHost(HostCommand):
             raise Conflict(f"host {host['name']} is up; move it to maintenance first")
 
     def steps(self) -> Sequence[Step]:
-        proxy, host_id = ChooseProxy(self.host_id), self.host_id
+        proxy, host_id = ChooseProxy(self.host_id, self.arguments.proxy_id), self.host_id
         off = (SwitchOff(), Settle(host_id), AwaitStatus(host_id, "down", hopeless=frozenset()))
         match self.arguments.power:
             case "status":

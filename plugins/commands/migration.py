@@ -150,6 +150,10 @@ class Follow(OnSource):
             await asyncio.sleep(_POLL_SECONDS)
         return {"arrived": True}
 
+    async def fenced(self, context: StepContext) -> Probed:
+        """What it was is over; whether it had arrived says its destination."""
+        return Happened({"arrived": True})
+
     async def _ended(self, context: StepContext, there: VmReport) -> Json:
         if there.migrated:
             with contextlib.suppress(NoSuchVm):

@@ -122,6 +122,9 @@ class Collect(VmStep):
                 await _destroy(context, self.vm_id)
         return {}
 
+    async def fenced(self, context: StepContext) -> Probed:
+        return Happened()
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> None:
         if context.host_id is not None:
             where = {"status": "down", "host_id": context.host_id}
@@ -204,6 +207,9 @@ class Create(Step):
             return UNKNOWN
         return NOT_HAPPENED if there is None else Happened()
 
+    async def fenced(self, context: StepContext) -> Probed:
+        raise GoBack("place", f"host {context.data['place']['host']} was fenced")
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> None:
         # What the host has said of it meanwhile is newer than the reply, and stays.
         mine = {"host_id": context.host_id, "operation_id": context.operation_id}
@@ -279,6 +285,9 @@ class Destroy(VmStep):
             await _destroy(context, self.vm_id)
         return {}
 
+    async def fenced(self, context: StepContext) -> Probed:
+        return Happened()
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> None:
         values = {**DOWN_HERE, "status_since": context.now, "status_reason": ""}
         await rows.update("vm", self.vm_id, values, where={"host_id": context.host_id})
@@ -324,6 +333,9 @@ class AskShutdown(VmStep):
             return {"gone": True}
         return {}
 
+    async def fenced(self, context: StepContext) -> Probed:
+        return Happened({"gone": True})
+
     async def record(self, context: StepContext, rows: Rows, result: Json) -> None:
         values = {"status": "powering_down", "status_since": context.now, "status_reason": ""}
         where = {"host_id": context.host_id, "status": ["up", "powering_up", "paused"]}
@@ -346,6 +358,9 @@ class AwaitDown(VmStep):
                 break
             await asyncio.sleep(_POLL_SECONDS)
         return {}
+
+    async def fenced(self, context: StepContext) -> Probed:
+        return Happened()
 
     async def record(self, context: StepContext, rows: Rows, result: Json) -> None:
         values = {**DOWN_HERE, "status_since": context.now, "status_reason": ""}

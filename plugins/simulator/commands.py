@@ -101,6 +101,14 @@ async def _remove_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
     return ids
 
 
+async def _pace(host: SimulatedHost, arguments: Arguments) -> None:
+    """Of migrations that begin from now on, on all hosts of this one's process."""
+    seconds = arguments.get("migrate_seconds")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
+        raise Refused("migrate_seconds must be a number, 0 or more")
+    host.site.pace = dataclasses.replace(host.site.pace, migrate_seconds=float(seconds))
+
+
 async def _end_vms(host: SimulatedHost, arguments: Arguments) -> list[str]:
     """The guests shut down by themselves, as when their users do it."""
     ids = arguments.get("ids")
@@ -157,6 +165,7 @@ COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
     "event": _event,
     "add_vms": _add_vms,
     "remove_vms": _remove_vms,
+    "pace": _pace,
     "end_vms": _end_vms,
     "vms": _vms,
     "counters": _counters,

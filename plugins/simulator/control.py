@@ -126,6 +126,10 @@ class Simulator:
         """Destroy these VMs (None: all); the ids by host."""
         return await self.command("remove_vms", ports, ids=None if ids is None else list(ids))
 
+    async def pace(self, *, migrate_seconds: float) -> None:
+        """Have migrations that begin from now on take so long."""
+        await self.command("pace", None, migrate_seconds=migrate_seconds)
+
     async def end_vms(self, ports: Ports, *, ids: Iterable[str] | None = None) -> dict[int, list[str]]:
         """Have the guests of these VMs (None: all) shut down by themselves; the ids by host."""
         return await self.command("end_vms", ports, ids=None if ids is None else list(ids))

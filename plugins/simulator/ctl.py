@@ -75,6 +75,10 @@ _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
         "destroy VMs",
         [("--ids", {"nargs": "+", "metavar": "ID", "help": "which (default: all)"})],
     ),
+    "pace": (
+        "have migrations that begin now take so long",
+        [("migrate_seconds", {"type": float, "metavar": "SECONDS", "help": "how long"})],
+    ),
     "end_vms": (
         "have guests shut down by themselves",
         [("--ids", {"nargs": "+", "metavar": "ID", "help": "which (default: all)"})],

@@ -96,10 +96,52 @@ async def test_a_vm_whose_source_dies_on_the_way_is_settled_by_its_destination(s
         unknown = await site.becomes(vm, "unknown")
         assert (unknown.host_id, unknown.destination_id) == (site.rows[0].id, site.rows[2].id)
         await site.do("fence_host", host_id=site.rows[0].id, power="off")
+        history = await site.end(command)  # it does not wait for the host that will not come back
+        assert history.command.ended
+        assert "does not run it" in history.command.error or "was fenced" in history.command.error
         down = await site.becomes(vm, "down")
         assert "vanished" in down.status_reason
         assert site.running(vm) == []
-        await site.submission.cancel(command)
+
+
+async def test_a_run_whose_host_is_fenced_goes_on_elsewhere(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        vm = await site.vm()
+        for agent in site.agents:
+            agent.faults.slow_seconds = 0.3
+        command = await site.begin("run_vm", vm_id=vm.id)
+        await until(lambda: _is(bool(site.verbs("VM.create"))))
+        port = site.verbs("VM.create")[0].host
+        chosen = next(agent for agent in site.agents if agent.port == port)
+        number = site.agents.index(chosen)
+        await site.give_power(number)
+        chosen.refuse()
+        for agent in site.agents:
+            agent.faults.clear()
+        await site.becomes(vm, "unknown")
+        await site.do("fence_host", host_id=site.rows[number].id, power="off")
+        history = await site.end(command)
+        assert history.command.state is CommandState.SUCCEEDED, history.command.error
+        assert len(site.running(vm)) == 1
+        assert number not in site.running(vm)
+
+
+async def test_a_stop_whose_host_is_fenced_has_happened(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        await site.give_power(1)
+        vm = await site.vm()
+        await site.do("run_vm", vm_id=vm.id, host_id=site.rows[1].id)
+        await site.becomes(vm, "up")
+        site.agents[1].refuse()
+        await site.becomes(vm, "unknown")
+        command = await site.begin("stop_vm", vm_id=vm.id)
+        await site.do("fence_host", host_id=site.rows[1].id, power="off")
+        history = await site.end(command)
+        assert history.command.state is CommandState.SUCCEEDED, history.command.error
+        assert (await site.inventory.vm(vm.id)).host_id is None
+        assert site.running(vm) == []
 
 
 async def test_a_host_that_refuses_is_passed_over(site: VmSite) -> None:
