@@ -5,26 +5,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
 from cliff.command import Command
 from rich.console import Console
 
 from engine.cli.up import until_signalled
-from engine.local_cluster.demo import Result, demo_layout, run_demo
+from engine.errors import EngineError
+from engine.local_cluster.demo import run_demo
+from engine.local_cluster.judgement import VmVerdict
+from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
+from engine.local_cluster.timings import demo_layout
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 170.0
+"""The clean-up needs some more: all of it takes less than 180."""
 
 
 class Demo(Command):
-    """Run a cluster unattended, kill and freeze its engines, and check that no host is missed.
+    """Run a cluster unattended, kill and freeze its engines, and check that nothing is missed or doubled.
 
-    Exits 0 only if no host was unowned for longer than the limit of its step, no host that stayed
-    lost a poll, and none was asked by an engine of the past.
+    Fifty VMs are started and moved meanwhile. Exits 0 only if no host was unowned for longer than the
+    limit of its step, no host that stayed lost a poll, none was asked by an engine of the past, no
+    VM was on two hosts at once, nothing was sent twice, every command ended as it should, and every VM
+    runs where the database says.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -43,6 +53,7 @@ class Demo(Command):
         console = Console(stderr=parsed_args.json, highlight=False, soft_wrap=True)
         layout = demo_layout(hosts=parsed_args.hosts, tls=parsed_args.tls)
         results: list[Result] = []
+        verdict: VmVerdict | None = None
 
         def say(result: Result) -> None:
             results.append(result)
@@ -50,17 +61,53 @@ class Demo(Command):
                 console.print(line)
 
         async def demo(directory: StateDirectory) -> None:
+            nonlocal verdict
             async with asyncio.timeout(LIMIT_SECONDS):
-                await run_demo(layout, directory, progress=console.print, say=say)
+                verdict = await run_demo(layout, directory, progress=console.print, say=say)
 
+        wrong = "it was interrupted"
         with _directory(parsed_args.state_dir) as directory:
-            finished = asyncio.run(until_signalled(demo(directory)))
-        good = finished and all(result.ok for result in results)
+            try:
+                finished = asyncio.run(until_signalled(demo(directory)))
+            except TimeoutError:
+                finished = False
+                wrong = f"it was not over after {LIMIT_SECONDS:.0f} s"
+            except ExceptionGroup as group:
+                error = _first(group)
+                if not isinstance(error, EngineError | httpx.HTTPError):
+                    raise
+                finished = False
+                wrong = str(error)
+        for line in verdict.lines() if verdict else ():
+            console.print(line)
+        if finished:
+            wrong = wrong_in(results, verdict)
         if parsed_args.json:
-            document = {"ok": good, "steps": [result.summary() for result in results]}
-            self.app.stdout.write(json.dumps(document, indent=2) + "\n")
-        console.print("All invariants held." if good else "FAILED: see above.")
-        return 0 if good else 1
+            self.app.stdout.write(json.dumps(_document(results, verdict, wrong), indent=2) + "\n")
+        console.print(f"FAILED: {wrong}." if wrong else "All invariants held: zero doubles, zero lost.")
+        return 1 if wrong else 0
+
+
+def wrong_in(results: Sequence[Result], verdict: VmVerdict | None) -> str:
+    """What was wrong first, and how much more; "" when all was well."""
+    failures = [f"{result.step}: {failure}" for result in results for failure in result.failures]
+    failures += ["it ended before the VMs were judged"] if verdict is None else verdict.failures
+    if not failures:
+        return ""
+    return failures[0] + (f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else "")
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _document(results: Sequence[Result], verdict: VmVerdict | None, wrong: str) -> dict[str, Any]:
+    return {
+        "ok": not wrong,
+        "wrong": wrong,
+        "steps": [result.summary() for result in results],
+        "vms": dataclasses.asdict(verdict) if verdict else None,
+    }
 
 
 @contextlib.contextmanager

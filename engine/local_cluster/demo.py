@@ -1,9 +1,10 @@
 """`engine demo`: the promise of the project, tried on real processes and judged by witnesses.
 
-Kills one engine, freezes one, freezes one together with its supervisor and thaws both, drains one
-and starts one, while the others go on. After each it says how long every moved host was unowned,
-which hosts that did not move lost a poll, and whether any host was asked by two engines at once.
-The simulator's log is the witness of what hosts saw, ZooKeeper's ctimes of who owned them when.
+While fifty VMs are started and moved, it kills one engine, freezes one, freezes one together with its
+supervisor and thaws both, drains one and starts one. After each it says how long every moved host was
+unowned, which hosts that did not move lost a poll, and whether any host was asked by two engines at
+once; in the end, whether anything was done twice and whether any command or VM was lost. The
+simulator's log is the witness of what hosts saw, ZooKeeper's ctimes of who owned them when.
 """
 
 from __future__ import annotations
@@ -12,85 +13,31 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
-from statistics import median
-from typing import Any
 
 import httpx
 
 from engine.clock import boottime
 from engine.coordination.session import SessionSettings
-from engine.errors import EngineError
+from engine.errors import Conflict, EngineError
 from engine.local_cluster.cluster import LocalCluster
+from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.layout import TICK_SECONDS, Layout
 from engine.local_cluster.observer import Observer, Seen
+from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
+from engine.local_cluster.timings import PERIOD_SECONDS, TICK_OF_POLLS_SECONDS, told
 from engine.local_cluster.witness import Witness
+from engine.local_cluster.workload import Workload, listed
+from plugins.simulator.control import Simulator, open_simulator
 
 SETTLE_SECONDS = 30.0
-TICK_OF_POLLS_SECONDS = 1.0
-PERIOD_SECONDS = 3.0
-"""The demo asks hosts oftener than the defaults (3 and 15 s) do, so that a lost poll shows at once."""
-
-
-@dataclass(slots=True)
-class Result:
-    """What one step did. Seconds; `unowned` holds one figure for each move of a host."""
-
-    step: str
-    engine: str
-    took: float = 0.0
-    unowned: list[float] = field(default_factory=list)
-    limit: float = 0.0
-    lost_polls: list[str] = field(default_factory=list)
-    asked_by_two: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.failures
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [
-            f"{'ok  ' if self.ok else 'FAIL'} {self.step} ({self.engine}), settled after {self.took:.1f} s"
-        ]
-        if self.unowned:
-            lines.append(
-                f"     {len(self.unowned)} moves of hosts; unowned for {median(self.unowned) * 1000:.0f} ms"
-                f" (median), {max(self.unowned) * 1000:.0f} ms (most), limit {self.limit * 1000:.0f} ms"
-            )
-        lines.append(
-            f"     {len(self.lost_polls)} hosts that did not move lost a poll;"
-            f" {self.asked_by_two} requests by an owner of the past"
-        )
-        return lines + [f"     {failure}" for failure in self.failures]
-
-    def summary(self) -> dict[str, Any]:
-        """For JSON: all fields, the unowned times summed up."""
-        shown = asdict(self)
-        shown["unowned"] = {
-            "moves": len(self.unowned),
-            "median": median(self.unowned) if self.unowned else 0.0,
-            "max": max(self.unowned, default=0.0),
-        }
-        shown["ok"] = self.ok
-        return shown
-
-
-def demo_layout(*, hosts: int, tls: bool) -> Layout:
-    """What `engine demo` runs: free ports, and polls that are close together."""
-    return Layout(
-        engines=3,
-        hosts=hosts,
-        api_port=0,
-        zk_port=0,
-        host_port=0,
-        api_workers=1,
-        tick_seconds=TICK_OF_POLLS_SECONDS,
-        statistics_seconds=PERIOD_SECONDS,
-        tls=tls,
-    )
+VMS = 50
+BUSY = 3
+"""A step begins when so many commands are under way: else it would show nothing of them."""
+LOSSES = 3
+"""On so many hosts the next answer about a start or a migration is lost in each step."""
+EXPECTED: dict[str, str] = {}
+"""Errors of commands that the demo brings about itself, each with why."""
 
 
 async def run_demo(
@@ -99,16 +46,21 @@ async def run_demo(
     *,
     progress: Callable[[str], None],
     say: Callable[[Result], None],
-) -> None:
-    """Start the cluster, go through all steps, stop it."""
+) -> VmVerdict:
+    """Start the cluster, go through all steps, judge the VMs, stop it. Raises `Conflict`."""
+    if directory.database.exists():
+        raise Conflict(
+            f"there is a cluster in {directory.root} already, whose VMs the demo would meet: name another"
+            " --state-dir, or remove it"
+        )
+    progress("timings, defaults in brackets: " + ", ".join(told(layout)))
     async with LocalCluster(
         layout, directory, progress=lambda what: progress(f"starting {what} ...")
     ) as cluster:
         begun = time.monotonic()
         await cluster.ready()
         progress(
-            f"{layout.hosts} hosts up on {layout.engines} engines after {time.monotonic() - begun:.1f} s;"
-            f" session {layout.session_seconds:g} s, polls each {PERIOD_SECONDS:g} s"
+            f"{layout.hosts} hosts up on {layout.engines} engines after {time.monotonic() - begun:.1f} s"
         )
         assert cluster.zookeeper is not None
         settings = SessionSettings(
@@ -117,9 +69,19 @@ async def run_demo(
         witness = Witness(
             directory.simulator / "log", period_seconds=PERIOD_SECONDS, tick_seconds=TICK_OF_POLLS_SECONDS
         )
-        async with Observer.watching(settings) as observer:
+        async with (
+            Observer.watching(settings) as observer,
+            open_simulator(directory.simulator / "control") as simulator,
+            httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0) as client,
+        ):
             await observer.settled(set(cluster.engines), layout.shards, seconds=SETTLE_SECONDS)
-            await Demo(cluster, observer, witness, say=say).run()
+            workload = Workload(client, [f"demo-{number:02}" for number in range(1, VMS + 1)])
+            await workload.start()
+            demo = Demo(cluster, observer, witness, simulator, workload, say=say)
+            async with workload.working():
+                await demo.run()
+                progress("waiting until every command has ended ...")
+            return await witness.judge_vms(workload, simulator, expected=EXPECTED)
 
 
 class Demo:
@@ -130,12 +92,16 @@ class Demo:
         cluster: LocalCluster,
         observer: Observer,
         witness: Witness,
+        simulator: Simulator,
+        workload: Workload,
         *,
         say: Callable[[Result], None],
     ) -> None:
         self.cluster = cluster
         self.observer = observer
         self.witness = witness
+        self.simulator = simulator
+        self.workload = workload
         self.say = say
         self.results: list[Result] = []
         self.shard_of_host: dict[int, int] = {}
@@ -143,18 +109,11 @@ class Demo:
 
     async def run(self) -> list[Result]:
         """All steps in order; a step that fails is told, and the next is tried all the same."""
-        await self._learn_hosts()
+        async with httpx.AsyncClient(base_url=self.cluster.api_url) as client:
+            self.shard_of_host = {host["port"]: host["shard"] for host in await listed(client, "hosts")}
         for step in (self._kill, self._freeze, self._freeze_with_supervisor, self._drain, self._start):
             await step()
         return self.results
-
-    async def _learn_hosts(self) -> None:
-        async with httpx.AsyncClient(base_url=self.cluster.api_url) as client:
-            url: str | None = "/v1/hosts?limit=1000"
-            while url:
-                answer = (await client.get(url)).raise_for_status().json()
-                self.shard_of_host |= {host["port"]: host["shard"] for host in answer["hosts"]}
-                url = answer.get("next")
 
     # --- the steps ----------------------------------------------------------------------------------
 
@@ -231,6 +190,12 @@ class Demo:
         result = Result(name, engine, limit=limit)
         before = self.observer.owners()
         self._members = self.observer.members()
+        await self._lose_answers()
+        try:
+            await self.workload.busy(BUSY, seconds=SETTLE_SECONDS)
+        except EngineError as error:
+            result.failures.append(str(error))
+        result.under_way = self.workload.under_way
         begun, begun_boot = time.time(), boottime()
         try:
             await act(engine)
@@ -269,6 +234,11 @@ class Demo:
             result.failures.append(f"hosts that did not move lost a poll: {', '.join(result.lost_polls)}")
         if result.asked_by_two:
             result.failures.append(f"{result.asked_by_two} requests came from an owner of the past")
+
+    async def _lose_answers(self) -> None:
+        """Have the next start or migration on some hosts be carried out and not answered."""
+        ports = sorted(self.cluster.host_ports)[len(self.results) :: 5][:LOSSES]
+        await self.simulator.drop_replies(ports, count=1, verbs=("VM.create", "VM.migrate"))
 
     async def _replaced(self, engine: str) -> None:
         await self.observer.replaced(engine, self._members[engine], seconds=SETTLE_SECONDS)

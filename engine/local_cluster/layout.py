@@ -5,7 +5,8 @@ from __future__ import annotations
 import configparser
 import re
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.db.options import DATABASE_URL
@@ -36,6 +37,8 @@ class Layout:
     """None: an SQLite file in the state directory."""
     api_workers: int = 2
     metrics: bool = False
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Options of the engines by group and name, on top of all others."""
 
     def __post_init__(self) -> None:
         bad = {}
@@ -109,6 +112,10 @@ def write_configuration(
             "cert_file": str(files.certificate("engine")),
             "key_file": str(files.key("engine")),
         }
+    for group, options in layout.overrides.items():
+        if not parser.has_section(group):
+            parser.add_section(group)
+        parser[group].update(options)
     with path.open("w") as file:
         parser.write(file)
     path.chmod(0o600)

@@ -1,15 +1,22 @@
-"""Asks the simulator's log what hosts saw while a step of the demo went on."""
+"""Asks the simulator what hosts saw while a step of the demo went on, and what became of the VMs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.clock import boottime
+from engine.local_cluster.judgement import VmVerdict, astray, judge_vms
+from engine.local_cluster.workload import Workload
 from plugins.simulator import witness
+from plugins.simulator.control import Simulator
 from plugins.simulator.log import read_log
+
+AGREE_SECONDS = 15.0
+"""How long after the last command the database may learn where VMs are: some polls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,18 @@ class Witness:
         )
         by_two = [found for found in witness.asked_by_two(log) if found.request.t >= since]
         return Verdict(tuple(gap.host for gap in lost), len(by_two))
+
+    async def judge_vms(
+        self, workload: Workload, simulator: Simulator, *, expected: Mapping[str, str]
+    ) -> VmVerdict:
+        """By the whole log, all commands, and where each VM is now; the database gets `AGREE_SECONDS`
+        to learn the last."""
+        deadline = time.monotonic() + AGREE_SECONDS
+        while True:
+            rows, truth = await workload.rows(), await simulator.vms()
+            if not astray(rows, truth) or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
+        commands = await workload.commands()
+        log = await asyncio.to_thread(lambda: list(read_log(self._log)))
+        return judge_vms(log, rows, truth, commands, expected=expected)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.cluster.conftest import Workplace
 
+EXIT_CONFLICT = 5
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -21,3 +23,17 @@ def test_the_demo_holds_its_invariants(workplace: Workplace) -> None:
     moved = {step["step"]: step["unowned"]["moves"] for step in document["steps"]}
     assert all(moved.values()), f"a step moved no host, so it has shown nothing: {moved}"
     assert sum(step["asked_by_two"] for step in document["steps"]) == 0
+    assert all(step["under_way"] for step in document["steps"]), (
+        "a step met no command, so it has shown nothing"
+    )
+    vms = document["vms"]
+    assert (vms["vms"], vms["doubles"], vms["lost"]) == (50, [], [])
+    assert vms["succeeded"] > 50  # all were started, some were moved
+
+
+def test_the_demo_refuses_a_directory_with_a_cluster_in_it(workplace: Workplace) -> None:
+    workplace.state.mkdir()
+    (workplace.state / "engine.db").touch()
+    done = workplace.run("demo", "--state-dir", str(workplace.state))
+    assert done.returncode == EXIT_CONFLICT
+    assert "name another --state-dir" in done.stderr

@@ -11,8 +11,8 @@ import pytest
 
 from engine.clock import boottime
 from engine.local_cluster.cluster import LocalCluster
-from engine.local_cluster.demo import PERIOD_SECONDS, demo_layout
 from engine.local_cluster.state import StateDirectory
+from engine.local_cluster.timings import PERIOD_SECONDS, demo_layout
 from plugins.simulator.log import Request, read_log
 from plugins.simulator.witness import asked_by_two
 
