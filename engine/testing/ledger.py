@@ -62,6 +62,9 @@ class MemoryRows:
     ) -> None:
         self.events.append((kind, message, data or {}))
 
+    async def fenced(self, host_id: HostId) -> None:
+        self.told.append(host_id)
+
     def shard_of(self, id: str) -> ShardId:
         return ShardId(0)
 

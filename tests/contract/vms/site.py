@@ -30,11 +30,11 @@ from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 from engine.sharding.store import EpochStore
-from plugins.commands import fencing, migration, vms
+from plugins.commands import fencing, migration, treatment, vms
 from plugins.commands import hosts as host_commands
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
-from plugins.simulator.log import Request, read_requests
+from plugins.simulator.log import PowerChange, Request, read_log, read_requests
 from tests.contract.commands.engines import Claim
 
 SHARDS = 8
@@ -69,6 +69,7 @@ CATALOGUE = Catalogue(
         "fence_host": fencing.FenceHost,
         "confirm_rebooted": fencing.ConfirmRebooted,
         "refresh_host": host_commands.RefreshCapabilities,
+        "treat_host": treatment.TreatHost,
     }
 )
 
@@ -219,6 +220,10 @@ class VmSite:
 
     def verbs(self, verb: str) -> list[Request]:
         return [request for request in read_requests(self._log) if request.verb == verb]
+
+    def powers(self) -> list[PowerChange]:
+        """What became of the power of hosts, in truth."""
+        return [entry for entry in read_log(self._log) if isinstance(entry, PowerChange)]
 
     def running(self, vm: Vm) -> list[int]:
         """The hosts on which the VM runs, in truth."""

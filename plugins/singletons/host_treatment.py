@@ -1,0 +1,236 @@
+"""Sees to hosts that do not answer: confirms it, has them fenced, and says why where it does not.
+
+One in the cluster. It decides and asks; the fencing itself is the command `treat_host`, which outlives
+this engine and whose lock makes it the only one for its host. Invariants: nothing is fenced unless every
+engine that answers says that it cannot reach the host either, and where there are several, two of them
+at least; and nothing while the engines themselves are new, or most of a cluster's hosts are broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from oslo_config import cfg
+
+from engine.plugin import Answer, Conflict, EngineId, HostId, Leadership, NotFound, Singleton, Unavailable
+from plugins.commands.treatment import against
+
+LOG = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+def too_new(members: Mapping[EngineId, datetime], now: datetime, *, quiet_seconds: float) -> str | None:
+    """Why nothing is fenced yet: no engine has been here for long; None where one has."""
+    if not members:
+        return "it is not known which engines are here"
+    if now >= min(members.values()) + timedelta(seconds=quiet_seconds):
+        return None
+    return f"the engines have been here for less than {quiet_seconds:.0f} s"
+
+
+def doubt(members: Sequence[EngineId], answers: Sequence[Answer]) -> str | None:
+    """What speaks against the host's being out of reach; None where that is confirmed.
+
+    One engine alone confirms by itself; of several, two have to: one may be cut off.
+    """
+    for answer in answers:
+        if answer.error is None and answer.result.lives:
+            return f"{answer.engine} reaches it"
+    without = {answer.engine for answer in answers if answer.error is None}
+    if len(without) >= min(2, len(members)) and without:
+        return None
+    silent = sorted(set(members) - without)
+    return f"no second engine could say that it cannot reach it either ({', '.join(silent)} did not answer)"
+
+
+@dataclass(slots=True)
+class Treatment:
+    """What was asked for in one incident of one host. `number` counts the commands of the incident."""
+
+    since: datetime
+    number: int = 0
+    command: str | None = None
+    next_at: datetime | None = None
+
+    def key(self, host_id: str) -> str:
+        """The same for whoever leads, so that none asks for what another has asked for."""
+        return f"{host_id}/{self.since.isoformat()}/{self.number}"
+
+
+class HostTreatment(Singleton):
+    """Looks each `interval_seconds` for hosts that are non_responsive."""
+
+    options = (
+        cfg.FloatOpt(
+            "interval_seconds",
+            default=2.0,
+            min=0.05,
+            max=300.0,
+            help="How often hosts that do not answer are looked for, in seconds. Their monitors have been"
+            " patient with them before ([hosts] grace_seconds).",
+        ),
+        cfg.FloatOpt(
+            "quiet_seconds",
+            default=300.0,
+            min=0.0,
+            max=86400.0,
+            help="How long at least one engine has to be in the cluster before any host is fenced, in"
+            " seconds: after a power cut the engines may be up before the hosts.",
+        ),
+        cfg.IntOpt(
+            "broken_percent",
+            default=50,
+            min=0,
+            max=100,
+            help="No host of a cluster is fenced while more than this percentage of its hosts are broken:"
+            " then the fault is likely elsewhere. Hosts in maintenance are not counted.",
+        ),
+        cfg.IntOpt(
+            "again_seconds",
+            default=600,
+            min=0,
+            max=86400,
+            help="How long a host that was fenced is left alone, in seconds: it has to start first.",
+        ),
+        cfg.FloatOpt(
+            "retry_seconds",
+            default=60.0,
+            min=0.1,
+            max=86400.0,
+            help="How long after a treatment that failed the next one is tried, in seconds.",
+        ),
+        cfg.IntOpt(
+            "reach_seconds",
+            default=5,
+            min=1,
+            max=30,
+            help="How long each engine tries to reach a host before it confirms that it cannot, in seconds.",
+        ),
+    )
+
+    async def run(self, leadership: Leadership) -> None:
+        treatments: dict[HostId, Treatment] = {}
+        told: dict[HostId, str] = {}
+        async for _ in leadership.every(self.context.options["interval_seconds"]):
+            try:
+                await self._look(treatments, told, leadership)
+            except Unavailable as error:
+                LOG.warning("hosts are not treated at this beat, the next one tries again: %s", error)
+
+    async def _look(
+        self, treatments: dict[HostId, Treatment], told: dict[HostId, str], leadership: Leadership
+    ) -> None:
+        silent = await self.context.ledger.reader.find("host", where={"status": "non_responsive"})
+        known = {HostId(host["id"]): host["status_since"] for host in silent}
+        for host_id in [each for each in treatments if known.get(each) != treatments[each].since]:
+            del treatments[host_id]
+        for host_id in told.keys() - known.keys():
+            del told[host_id]
+        if not silent:
+            return
+        due = [host for host in silent if await self._is_due(host, treatments, told, leadership)]
+        refusals = await self._refusals(due)
+        confirmed = [host for host in due if refusals[host["id"]] is None]
+        for host, why_not in zip(confirmed, await self._doubts(confirmed), strict=True):
+            refusals[host["id"]] = why_not or await self._treat(host, treatments, leadership)
+        for host in due:
+            await self._tell(host, refusals[host["id"]], told, leadership)
+
+    async def _is_due(
+        self, host: Row, treatments: dict[HostId, Treatment], told: dict[HostId, str], leadership: Leadership
+    ) -> bool:
+        """Not while its treatment runs, nor right after one that failed."""
+        treatment = treatments.setdefault(HostId(host["id"]), Treatment(host["status_since"]))
+        if treatment.command is not None:
+            outcome = await self.context.commands.outcome(treatment.command)
+            if outcome is None:
+                return False
+            await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
+            treatment.command = None
+            treatment.number += 1
+            pause = timedelta(seconds=self.context.options["retry_seconds"])
+            treatment.next_at = self.context.now() + pause
+        return treatment.next_at is None or self.context.now() >= treatment.next_at
+
+    async def _refusals(self, hosts: Sequence[Row]) -> dict[str, str | None]:
+        """Why each is left alone by the rules; None for those that may be fenced."""
+        options, now = self.context.options, self.context.now()
+        reader = self.context.ledger.reader
+        new = too_new(self.context.members(), now, quiet_seconds=options["quiet_seconds"])
+        found: dict[str, str | None] = {}
+        for host in hosts:
+            cluster = await reader.get("host_cluster", host["cluster_id"])
+            peers = await reader.find("host", where={"cluster_id": host["cluster_id"]})
+            found[host["id"]] = (
+                against(
+                    host,
+                    cluster,
+                    peers,
+                    now=now,
+                    broken_percent=options["broken_percent"],
+                    again_seconds=options["again_seconds"],
+                )
+                or new
+            )
+        return found
+
+    async def _doubts(self, hosts: Sequence[Row]) -> list[str | None]:
+        """Ask every engine, about all of them at once."""
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(self._doubt(host), name=f"reach {host['id']}") for host in hosts]
+        return [task.result() for task in asking]
+
+    async def _doubt(self, host: Row) -> str | None:
+        members = sorted(self.context.members())
+        seconds = self.context.options["reach_seconds"]
+        asked = {"host_id": host["id"], "seconds": seconds}
+        answers: list[Answer] = []
+        try:
+            asking = self.context.calls.call_all("host_reach", asked, timeout_seconds=seconds + 5)
+            async with contextlib.aclosing(asking):
+                async for answer in asking:
+                    answers.append(answer)
+                    if answer.error is not None:
+                        LOG.info("host=%s: %s cannot say: %s", host["id"], answer.engine, answer.error)
+        except Unavailable as error:
+            return f"the engines could not be asked whether they reach it: {error}"
+        return doubt(members, answers)
+
+    async def _treat(
+        self, host: Row, treatments: dict[HostId, Treatment], leadership: Leadership
+    ) -> str | None:
+        """Have it treated; or why it is not."""
+        treatment = treatments[HostId(host["id"])]
+        options = self.context.options
+        asked = {
+            "host_id": host["id"],
+            "broken_percent": options["broken_percent"],
+            "again_seconds": options["again_seconds"],
+        }
+        leadership.check()
+        try:
+            treatment.command = await self.context.commands.submit(
+                "treat_host", asked, key=treatment.key(host["id"])
+            )
+        except (Conflict, NotFound) as refused:
+            return str(refused)
+        return None
+
+    async def _tell(
+        self, host: Row, why_not: str | None, told: dict[HostId, str], leadership: Leadership
+    ) -> None:
+        """Say why it is left alone, once."""
+        host_id = HostId(host["id"])
+        if why_not is None or told.get(host_id) == why_not:
+            return
+        async with self.context.ledger.writing(leadership) as rows:
+            message = f"host {host['name']} is not fenced: {why_not}"
+            await rows.event("host_not_fenced", message, host_id=host_id, data={"reason": why_not})
+        told[host_id] = why_not
