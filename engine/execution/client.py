@@ -76,7 +76,7 @@ class CallClient:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Unavailable(f"engine {name} cannot be reached at {member.calls}: {error}") from error
         except TimeoutError as error:
-            raise OutcomeUnknown(f"engine {name} did not answer within {request.seconds:g} s") from error
+            raise OutcomeUnknown(f"engine {name} did not answer within {request.seconds:.3g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or type(error).__name__
             raise OutcomeUnknown(f"the connection to engine {name} broke during the call: {why}") from error

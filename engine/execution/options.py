@@ -11,6 +11,8 @@ from oslo_config import cfg
 from engine.errors import InvalidInput
 
 GROUP = "execution"
+LOCAL = ("host", "port", "certificate", "key", "ca")
+"""These belong to one machine: the cluster's configuration never sets them."""
 
 OPTS = [
     cfg.StrOpt(

@@ -249,7 +249,9 @@ class CallServer:
                 return failed(AuthorityLost(f"task {name} was ended: {running.why}"))
             if running.limit.expired():
                 seconds = running.request.seconds
-                return failed(OutcomeUnknown(f"task {name} had not ended on {self._engine} in {seconds:g} s"))
+                return failed(
+                    OutcomeUnknown(f"task {name} had not ended on {self._engine} in {seconds:.3g} s")
+                )
             LOG.exception("task %s failed", name)
             return failed(TaskFailed(f"task {name} failed on {self._engine}: a time-out of its own"))
         except GeneratorExit:
