@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 _END_SECONDS = 5.0
+_ROOM = 0.75
+"""Once only so much of what may run at once does, more is claimed."""
 
 
 class CommandExecutor:
@@ -214,7 +216,8 @@ class CommandExecutor:
         finally:
             if self._runs.get(run.id, (None, None))[0] is run:
                 del self._runs[run.id]
-            if self._unread:
+            # Not for each one that ends: what waits for room is claimed many at a time.
+            if self._unread and len(self._runs) <= self._services.settings.concurrent * _ROOM:
                 self._wanted.set()
 
     # --- duties -------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ _OWNERS = (
 )
 """What a command's owner writes; all of it each time, whatever has changed, so that one statement does."""
 _RESULTS = ("state", "verdict", "result", "error", "ended_at")
-_STEP = [column.name for column in step.columns]
+_STEP = [str(column.name) for column in step.columns]
 
 
 def _change(dialect: str) -> sa.UpdateBase:
@@ -290,11 +290,8 @@ async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
 async def insert_steps(connection: AsyncConnection, records: Sequence[StepRecord]) -> None:
     if records:
         rows = [
-            {
-                **dataclasses.asdict(record),
-                "intended_at": moment(record.intended_at),
-                "ended_at": moment(record.ended_at),
-            }
+            {name: getattr(record, name) for name in _STEP}
+            | {"intended_at": moment(record.intended_at), "ended_at": moment(record.ended_at)}
             for record in records
         ]
         await connection.execute(_INSERT_STEP[connection.dialect.name], {"rows": rows})

@@ -46,9 +46,9 @@ class Written(Together):
         for id, each in changes.items():
             if id not in cancelled:
                 each.refusal = Fenced(f"command {id} is no longer ours, or its locks are gone")
-                continue
-            command = dataclasses.replace(each.history.command, cancel_requested=cancelled[id])
-            each.history = dataclasses.replace(each.history, command=command)
+            elif cancelled[id] != each.history.command.cancel_requested:
+                command = dataclasses.replace(each.history.command, cancel_requested=cancelled[id])
+                each.history = dataclasses.replace(each.history, command=command)
         await store.insert_steps(connection, [record for each in group for record in each.inserted])
         found = await store.change_steps(connection, [pair for each in group for pair in each.changed])
         for each in group:
@@ -145,10 +145,12 @@ class Transaction:
         if host_id is not None and (there := self._services.shard_of(host_id)) != command.shard:
             self.travel(there)
             return False
-        record = dataclasses.replace(record, host_id=HostId(host_id) if host_id else None)
+        if host_id is not None:
+            record = dataclasses.replace(record, host_id=HostId(host_id))
         context = self._context(self.history, record)
         children = await step.children(context, self.rows)
-        record = dataclasses.replace(record, children=len(children))
+        if children:
+            record = dataclasses.replace(record, children=len(children))
         await step.intend(context, self.rows)
         self.change(
             state=CommandState.WAITING if children else CommandState.RUNNING,
