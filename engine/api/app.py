@@ -29,6 +29,15 @@ from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
 from engine.api.locking import PresentLocks
+from engine.api.jobs import (
+    JobAction,
+    JobGroupAction,
+    JobPreview,
+    JobResource,
+    JobRuns,
+    Jobs,
+    desk_over,
+)
 from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
@@ -42,6 +51,7 @@ from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
+from engine.execution.catalogue import load_tasks
 from engine.hosts.store import HostStore
 
 
@@ -59,6 +69,15 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     inventory = InventoryStore(dependencies.database, now=dependencies.now)
     return {
         "/v1/status": Status(dependencies),
+    jobs = desk_over(dependencies)
+    edits = Edits(
+        dependencies.commands, locks=dependencies.locks, shards=dependencies.shards, now=dependencies.now
+    )
+    hosts, vms, clusters = (
+        Editor(edits, "host"),
+        Editor(edits, "vm"),
+        Editor(edits, "host_cluster", "cluster"),
+    )
         "/v1/members": Members(cluster),
         "/v1/shards": Shards(dependencies),
         "/v1/shards/{shard}": Shard(dependencies),
@@ -76,6 +95,12 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/commands/{command}/resolve": Resolution(dependencies.commands),
         "/v1/locks": LockList(dependencies.locks),
         "/v1/locks/{lock}": LockResource(dependencies.locks),
+        "/v1/jobs": Jobs(jobs),
+        "/v1/jobs/{job}": JobResource(jobs),
+        "/v1/jobs/{job}/runs": JobRuns(jobs),
+        "/v1/jobs/{job}/{action}": JobAction(jobs),
+        "/v1/job-groups/{group}/{action}": JobGroupAction(jobs),
+        "/v1/job-preview": JobPreview(jobs),
         "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database, feed),
         "/v1/singletons": Singletons(cluster),
@@ -147,6 +172,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         drivers=drivers,
         feed=FeedSettings(streams=conf.api.event_streams),
         secrets=frozenset(
+        tasks=load_tasks(),
             f"{group}/{option.dest}"
             for group, declared in options.list_opts()
             for option in declared

@@ -13,6 +13,7 @@ from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
 from engine.commands.submission import Submission
 from engine.db.database import Database
+from engine.execution.catalogue import Catalogue
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import ShardId
@@ -51,5 +52,6 @@ class Dependencies:
     drivers: Collection[str]
     secrets: Collection[str] = ()
     feed: FeedSettings = field(default_factory=FeedSettings)
+    tasks: Catalogue = field(default_factory=lambda: Catalogue(()))
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utcnow

@@ -17,7 +17,7 @@ from engine import options
 from engine.coordination.membership import Member, Membership
 from engine.errors import HostUnreachable, Unavailable
 from engine.execution.calls import ClusterCalls
-from engine.execution.catalogue import load_tasks
+from engine.execution.catalogue import Catalogue, load_tasks
 from engine.execution.client import CallClient
 from engine.execution.listening import CallListener
 from engine.execution.options import ExecutionSettings
@@ -94,6 +94,7 @@ class Calling:
     server: CallServer
     calls: ClusterCalls
     whereabouts: Whereabouts
+    catalogue: Catalogue
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -116,7 +117,7 @@ class Calling:
         listener = CallListener(server, settings, members=whereabouts.names)
         async with CallClient(settings) as client, listener.listening(conf.engine.address) as url:
             calls = ClusterCalls(catalogue, client, whereabouts, caller=engine, cluster=cluster, local=server)
-            yield cls(url, server, calls, whereabouts)
+            yield cls(url, server, calls, whereabouts, catalogue)
 
 
 class Visits:

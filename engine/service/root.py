@@ -48,8 +48,12 @@ from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
 from engine.service.calling import Calling, Visits
 from engine.service.database import require_one_database, watch_database
+from engine.scheduler.loop import Scheduler
+from engine.scheduler.options import settings_from as job_settings
+from engine.scheduler.store import FireStore
 from engine.service.metrics import serving_metrics
 from engine.service.plugins import Doors
+from engine.service.jobs import JobCommands, LocalTasks
 from engine.service.telling import most_telling
 from engine.service.view import SelfView
 from engine.sharding.hashing import shard_of
@@ -219,7 +223,7 @@ class Service:
                 )
             )
             work.add(executor)
-            await self._take_calls(stack, session, membership, ownership, fleet, executor)
+            post = await self._take_calls(stack, session, membership, ownership, fleet, executor)
             work.add(self._calling.server)
             self.fleet, self._ownership = fleet, ownership
             submission = _submission(services)
@@ -231,11 +235,13 @@ class Service:
                 tasks = [
                     group.create_task(ownership.run(), name="ownership"),
                     group.create_task(watch_database(database, membership), name="database"),
-                    group.create_task(self._heed_inbox(session, fleet, executor), name="inbox"),
+                    group.create_task(self._heed_inbox(session, fleet, executor, scheduler), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
                     group.create_task(reactions.run(submission), name="reactions"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
+            scheduler = await stack.enter_async_context(self._scheduler(database, services, submission, post))
+            work.add(scheduler)
                         name="singletons",
                     ),
                 ]
@@ -255,7 +261,7 @@ class Service:
         ownership: Ownership,
         fleet: HostFleet,
         executor: CommandExecutor,
-    ) -> None:
+    ) -> Post:
         """Other engines may call tasks here from now on, until the stack is left."""
         calling, reader = self._calling, self._doors.reader
         stack.enter_context(calling.whereabouts.of(membership, ownership))
@@ -293,6 +299,7 @@ class Service:
         )
         return made
 
+        return post
     async def _serve_singletons(self, session: Session, incarnation: int, *, until: asyncio.Event) -> None:
         async with self._singletons.serving(session, incarnation=incarnation):
             await until.wait()
@@ -320,7 +327,26 @@ class Service:
             ),
         )
 
-    async def _heed_inbox(self, session: Session, fleet: HostFleet, executor: CommandExecutor) -> None:
+    def _scheduler(
+        self, database: Database, services: Services, submission: Submission, post: Post
+    ) -> Scheduler:
+        commands = JobCommands(
+            submission, bump=services.bump, engine=self.name, shards=self.conf.sharding.shards
+        )
+        return Scheduler(
+            FireStore(database, engine=self.name, commands=commands),
+            engine=self.name,
+            tasks=LocalTasks(self._calling.catalogue, post, engine=self.name),
+            commands=commands,
+            settings=job_settings(
+                self.conf.scheduler, handover_seconds=self.conf.sharding.handover_seconds * 0.2
+            ),
+            on_fenced=self._learn_fenced,
+        )
+
+    async def _heed_inbox(
+        self, session: Session, fleet: HostFleet, executor: CommandExecutor, scheduler: Scheduler
+    ) -> None:
         """Whoever changes hosts or submits commands bumps their shard's node: look at once."""
         changed: asyncio.Queue[frozenset[str]] = asyncio.Queue()
         await session.ensure(session.paths.inbox)
@@ -344,6 +370,7 @@ class Service:
         shards = await self._fenced
         raise Fenced(f"later owners were met in the database: shards {sorted(shards)[:8]}")
 
+                    scheduler.refresh(shards)
 
 def _submission(services: Services) -> Submission:
     """How this engine itself asks for commands."""

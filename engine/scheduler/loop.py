@@ -1,0 +1,441 @@
+"""The jobs of the shards that this engine owns: fired when due, run, recovered, and handed over.
+
+Ownership calls `adopt`, `release` and `abandon`. One task reads, fires and adopts, so that what was read is
+never older than what was written here; runs are tasks of their own. Invariant: once `release` has returned,
+or `abandon` was called, no run of these shards begins here and none is recorded. An async context manager
+that owns all its tasks; a duty of its own that fails ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from engine.errors import AuthorityLost, Fenced, Unavailable
+from engine.plugin import EngineId, ShardId
+from engine.scheduler import planning
+from engine.scheduler.clock import DatabaseClock
+from engine.scheduler.ledger import Ledger
+from engine.scheduler.records import Change, Due, Fire, Fired, FireKey, FireState, Schedule
+from engine.scheduler.run import Bench, Run
+from engine.scheduler.services import Commands, SchedulerSettings, ShardClaim, Tasks
+from engine.scheduler.store import FireStore
+from engine.scheduler.watch import CommandWatch
+
+LOG = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.2
+"""After the database has not answered."""
+MOST_TAKEN = 100
+"""Runs adopted in one transaction."""
+MOST_PRUNED = 5000
+_END_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A job in the heap; one that is not in the table of entries any more is passed over."""
+
+    job: Schedule
+    due: datetime
+
+
+class Scheduler:
+    """`on_fenced` is told of shards that turned out to have a later owner."""
+
+    def __init__(
+        self,
+        store: FireStore,
+        *,
+        engine: EngineId,
+        tasks: Tasks,
+        commands: Commands,
+        settings: SchedulerSettings | None = None,
+        clock: DatabaseClock | None = None,
+        on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+    ) -> None:
+        self._settings = settings or SchedulerSettings()
+        self._store = store
+        self._engine = engine
+        self._commands = commands
+        self._on_fenced = on_fenced
+        self.clock = clock or DatabaseClock()
+        self._watch = CommandWatch(commands, every_seconds=self._settings.command_look_seconds)
+        self._ledger = Ledger(store)
+        self._bench = Bench(
+            engine=engine,
+            clock=self.clock,
+            ledger=self._ledger,
+            tasks=tasks,
+            commands=commands,
+            watch=self._watch,
+            places=asyncio.Semaphore(self._settings.concurrent),
+        )
+        self._claims: dict[ShardId, ShardClaim] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._heap: list[tuple[datetime, int, _Entry]] = []
+        self._order = itertools.count()
+        self._runs: dict[FireKey, tuple[Run, asyncio.Task[None]]] = {}
+        self._queued: dict[str, ShardId] = {}
+        self._unread: set[ShardId] = set()
+        self._wanted = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._tasks = asyncio.TaskGroup()
+        self._eternal: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> int:
+        """How many runs are under way here at this moment."""
+        return len(self._runs)
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        for work, name in (
+            (self._ledger.run(), "jobs-ledger"),
+            (self._fire_and_adopt(), "jobs-loop"),
+            (self._look_by_itself(), "jobs-tick"),
+            (self._sample(), "jobs-clock"),
+            (self._watch.run(), "jobs-commands"),
+            (self._prune(), "jobs-prune"),
+        ):
+            self._eternal.append(self._tasks.create_task(work, name=name))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._drop(frozenset(self._claims))
+        for task in self._eternal:
+            task.cancel()
+        await self._tasks.__aexit__(kind, error, traceback)
+
+    # --- ShardWork ----------------------------------------------------------------------------------
+
+    async def adopt(self, shards: Sequence[ShardClaim]) -> None:
+        """Start acting for these; what has not ended there is recovered."""
+        again = frozenset(claim.shard for claim in shards)
+        await _ended(self._drop(again & self._claims.keys()))
+        self._claims.update((claim.shard, claim) for claim in shards)
+        self.refresh(again)
+
+    async def release(self, shards: Sequence[ShardClaim]) -> None:
+        """Begin nothing more; runs that take too long are left to the next owner, who recovers them."""
+        numbers = frozenset(claim.shard for claim in shards)
+        async with self._turn:  # what is being fired now is begun here, or never was
+            held = {shard for shard in numbers if self._claims.pop(shard, None) is not None}
+            self._forget(numbers)
+        tasks = [task for run, task in self._runs.values() if run.claim.shard in held]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._settings.handover_seconds)
+        await _ended(self._cancel(numbers))
+
+    def abandon(self, shards: Sequence[ShardClaim]) -> None:
+        """Stop at once."""
+        self._drop(frozenset(claim.shard for claim in shards))
+
+    def _drop(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
+        for shard in shards:
+            self._claims.pop(shard, None)
+        self._forget(shards)
+        return self._cancel(shards)
+
+    def _forget(self, shards: Collection[ShardId]) -> None:
+        self._unread.difference_update(shards)
+        for id in [id for id, entry in self._entries.items() if entry.job.shard in shards]:
+            del self._entries[id]
+        for id in [id for id, shard in self._queued.items() if shard in shards]:
+            del self._queued[id]
+
+    def _cancel(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
+        keys = [key for key, (run, _task) in self._runs.items() if run.claim.shard in shards]
+        tasks = [self._runs.pop(key)[1] for key in keys]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    # --- looking for work ---------------------------------------------------------------------------
+
+    def refresh(self, shards: Collection[ShardId]) -> None:
+        """Look at these shards at once; those that are not ours are ignored."""
+        self._unread.update(shard for shard in shards if shard in self._claims)
+        if self._unread:
+            self._wanted.set()
+
+    async def _look_by_itself(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.look_seconds)
+            self.refresh(list(self._claims))
+
+    async def _fire_and_adopt(self) -> None:
+        """The one task that reads and begins."""
+        while True:
+            try:
+                await self._until_wanted()
+                async with self._turn:
+                    await self._go_round()
+            except AuthorityLost:
+                continue  # ownership is about to say so
+            except Unavailable as error:
+                LOG.warning("engine=%s: jobs cannot be read or fired: %s", self._engine, error)
+                await asyncio.sleep(PAUSE_SECONDS)
+                self.refresh(list(self._claims))
+
+    async def _until_wanted(self) -> None:
+        seconds = self._settings.look_seconds
+        if self._heap:
+            seconds = min(seconds, self.clock.seconds_until(self._heap[0][0]))
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wanted.wait()
+            except TimeoutError:
+                return
+        self._wanted.clear()
+
+    async def _go_round(self) -> None:
+        if not self.clock.known:
+            self.clock.feed(await self._store.sample())
+        unread, self._unread = self._unread & self._claims.keys(), set()
+        try:
+            if unread:
+                await self._read(unread)
+            while batch := self._pop_due():
+                await self._fire(batch)
+            if unread:
+                await self._adopt_open(unread)
+        except BaseException:
+            self._unread |= unread & self._claims.keys()
+            raise
+
+    async def _read(self, shards: Collection[ShardId]) -> None:
+        until = self.clock.now() + timedelta(seconds=self._settings.window_seconds)
+        found = {job.id: job for job in await self._store.window(shards, until)}
+        for id in [id for id, e in self._entries.items() if e.job.shard in shards and id not in found]:
+            del self._entries[id]
+        for job in found.values():
+            known = self._entries.get(job.id)
+            if job.shard not in self._claims:
+                continue
+            if known is None or (known.job.version, known.job.next_fire_at) != (
+                job.version,
+                job.next_fire_at,
+            ):
+                self._push(job)
+
+    def _push(self, job: Schedule) -> None:
+        assert job.next_fire_at is not None
+        entry = _Entry(job, job.timing.due(job.next_fire_at))
+        self._entries[job.id] = entry
+        heapq.heappush(self._heap, (entry.due, next(self._order), entry))
+
+    # --- firing -------------------------------------------------------------------------------------
+
+    def _pop_due(self) -> list[Schedule]:
+        """Up to a batch of jobs that are due, out of the heap."""
+        now = self.clock.now()
+        batch: list[Schedule] = []
+        while self._heap and self._heap[0][0] <= now and len(batch) < self._settings.batch:
+            entry = heapq.heappop(self._heap)[2]
+            if self._entries.get(entry.job.id) is entry:
+                del self._entries[entry.job.id]
+                batch.append(entry.job)
+        return batch
+
+    async def _fire(self, jobs: Sequence[Schedule]) -> None:
+        try:
+            await self._fire_in({shard: self._claims[shard] for shard in {job.shard for job in jobs}}, jobs)
+        except Fenced as error:
+            # Which shard it is shows when each fires for itself.
+            LOG.warning("engine=%s: %s", self._engine, error)
+            for shard in sorted({job.shard for job in jobs}):
+                if shard in self._claims:
+                    mine = [job for job in jobs if job.shard == shard]
+                    await self._unless_fenced(
+                        shard, partial(self._fire_in, {shard: self._claims[shard]}, mine)
+                    )
+        except (Unavailable, AuthorityLost):
+            # What became of them is read again.
+            self._unread.update(job.shard for job in jobs if job.shard in self._claims)
+            raise
+
+    async def _fire_in(self, claims: Mapping[ShardId, ShardClaim], jobs: Sequence[Schedule]) -> None:
+        for claim in claims.values():
+            claim.authority.check()
+        now = self.clock.now()
+        batch = [self._due(job, claims[job.shard], now) for job in jobs]
+        epochs = {shard: claim.epoch for shard, claim in claims.items()}
+        fired = await self._store.fire(epochs, batch, now)
+        self._go_on(batch, fired, claims)
+
+    def _due(self, job: Schedule, claim: ShardClaim, now: datetime) -> Due:
+        return planning.due(job, now, engine=self._engine, epoch=claim.epoch, prepare=self._commands.prepare)
+
+    def _go_on(self, batch: Sequence[Due], fired: Fired, claims: Mapping[ShardId, ShardClaim]) -> None:
+        """Start what was inserted, and wait for the next times of what was advanced."""
+        until = self.clock.now() + timedelta(seconds=self._settings.window_seconds)
+        jobs = {due.schedule.id: due.schedule for due in batch}
+        for fire in fired.fires:
+            if fire.state is FireState.RUNNING:
+                self._start(claims[fire.shard], jobs[fire.schedule_id], fire)
+            elif fire.state is FireState.QUEUED:
+                self._queued[fire.schedule_id] = fire.shard
+                self.refresh([fire.shard])
+        for due in batch:
+            job = due.schedule
+            if self._claims.get(job.shard) is not claims[job.shard]:
+                continue
+            if job.id not in fired.advanced:
+                self.refresh([job.shard])  # it was changed or paused meanwhile
+            elif due.next_fire_at is not None and due.next_fire_at <= until:
+                self._push(replace(job, next_fire_at=due.next_fire_at))
+
+    def _start(self, claim: ShardClaim, job: Schedule, fire: Fire) -> None:
+        if self._claims.get(fire.shard) is not claim:
+            return  # abandoned while it was being inserted: the heir recovers it
+        run = Run(self._bench, claim, job, fire)
+        task = self._tasks.create_task(self._run(run), name=f"job-{job.name}")
+        self._runs[fire.key] = (run, task)
+
+    async def _run(self, run: Run) -> None:
+        key = run.fire.key
+        try:
+            await run.go()
+        except AuthorityLost:
+            LOG.info("job=%s fire=%s: left to the next owner", run.schedule.name, run.fire.fire_at)
+            return
+        except Fenced as error:
+            LOG.warning("job=%s fire=%s: %s", run.schedule.name, run.fire.fire_at, error)
+            self._fenced(run.claim.shard, run.claim)
+            return
+        except Exception:
+            # It stays in the table of runs, so that nobody here begins it again.
+            LOG.exception("job=%s fire=%s: its run failed", run.schedule.name, run.fire.fire_at)
+            return
+        if self._runs.get(key, (None, None))[0] is run:
+            del self._runs[key]
+        if run.schedule.id in self._queued:
+            self.refresh([run.claim.shard])
+
+    # --- adopting -----------------------------------------------------------------------------------
+
+    async def _adopt_open(self, shards: Collection[ShardId]) -> None:
+        """Runs that have not ended and that nobody here carries out: of a dead engine, asked for, waiting."""
+        held = [shard for shard in shards if shard in self._claims]
+        found = await self._store.open_fires(held) if held else []
+        for id in [id for id, shard in self._queued.items() if shard in shards]:
+            del self._queued[id]
+        self._queued.update((f.schedule_id, f.shard) for f in found if f.state is FireState.QUEUED)
+        strange = [fire for fire in found if fire.key not in self._runs]
+        if not strange:
+            return
+        jobs = await self._store.schedules({fire.schedule_id for fire in strange})
+        busy = {fire.schedule_id for fire in found if fire.state is not FireState.QUEUED}
+        decided: list[tuple[Schedule, Change]] = []
+        for fire in strange:
+            job, claim = jobs.get(fire.schedule_id), self._claims.get(fire.shard)
+            if job is None or claim is None:
+                continue
+            change = planning.adopt(
+                job,
+                fire,
+                self.clock.now(),
+                engine=self._engine,
+                epoch=claim.epoch,
+                busy=job.id in busy,
+                prepare=self._commands.prepare,
+            )
+            if change is not None:
+                decided.append((job, change))
+                if change.after.ended_at is None:
+                    busy.add(job.id)
+        for first in range(0, len(decided), MOST_TAKEN):
+            await self._take(decided[first : first + MOST_TAKEN])
+
+    async def _take(self, decided: Sequence[tuple[Schedule, Change]]) -> None:
+        shards = {change.after.shard for _job, change in decided}
+        claims = {shard: self._claims[shard] for shard in shards if shard in self._claims}
+        mine = [(job, change) for job, change in decided if change.after.shard in claims]
+        try:
+            await self._take_in(claims, mine)
+        except Fenced as error:
+            LOG.warning("engine=%s: %s", self._engine, error)
+            for shard in sorted(claims):
+                some = [(job, change) for job, change in mine if change.after.shard == shard]
+                await self._unless_fenced(shard, partial(self._take_in, {shard: claims[shard]}, some))
+
+    async def _take_in(
+        self, claims: Mapping[ShardId, ShardClaim], decided: Sequence[tuple[Schedule, Change]]
+    ) -> None:
+        for claim in claims.values():
+            claim.authority.check()
+        epochs = {shard: claim.epoch for shard, claim in claims.items()}
+        taken = await self._store.take(epochs, [change for _job, change in decided])
+        for job, change in decided:
+            if change.after.key in taken and change.after.ended_at is None:
+                self._start(claims[change.after.shard], job, change.after)
+            elif change.after.ended_at is not None and job.id in self._queued:
+                self.refresh([job.shard])
+
+    async def _unless_fenced(self, shard: ShardId, work: Callable[[], Awaitable[None]]) -> None:
+        claim = self._claims.get(shard)
+        try:
+            await work()
+        except Fenced as error:
+            LOG.warning("engine=%s: shard %s has a later owner: %s", self._engine, shard, error)
+            if claim is not None:
+                self._fenced(shard, claim)
+
+    def _fenced(self, shard: ShardId, claim: ShardClaim) -> None:
+        if self._claims.get(shard) is not claim:
+            return
+        self._claims.pop(shard)
+        self._forget([shard])
+        current = asyncio.current_task()
+        for key in [key for key, (run, _task) in self._runs.items() if run.claim is claim]:
+            _run, task = self._runs.pop(key)
+            if task is not current:
+                task.cancel()
+        if self._on_fenced is not None:
+            self._on_fenced(frozenset({shard}))
+
+    # --- duties -------------------------------------------------------------------------------------
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sample_seconds if self.clock.known else PAUSE_SECONDS)
+            try:
+                self.clock.feed(await self._store.sample())
+            except Unavailable as error:
+                LOG.debug("the database's time is not known anew: %s", error)
+            self._wanted.set()  # what is due may be due earlier or later than was thought
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.prune_seconds)
+            claims = dict(self._claims)
+            if not claims:
+                continue
+            try:
+                for claim in claims.values():
+                    claim.authority.check()
+                epochs = {shard: claim.epoch for shard, claim in claims.items()}
+                while await self._store.prune(epochs, limit=MOST_PRUNED) == MOST_PRUNED:
+                    pass
+            except (Unavailable, AuthorityLost, Fenced) as error:
+                LOG.debug("engine=%s: the history of jobs was not pruned: %s", self._engine, error)
+
+
+async def _ended(tasks: Sequence[Awaitable[None]]) -> None:
+    if tasks:
+        await asyncio.wait([asyncio.ensure_future(task) for task in tasks], timeout=_END_SECONDS)
