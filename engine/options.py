@@ -21,6 +21,7 @@ from engine.db import options as database
 from engine.execution import options as execution
 from engine.extensions import installed, load_class
 from engine.hosts import options as hosts
+from engine.scheduler import options as scheduler
 from engine.sharding import options as sharding
 from engine.sharding.ownership import OwnershipSettings
 from engine.singletons import options as singletons
@@ -39,14 +40,10 @@ _PACKAGES = (
 )
 
 
-_LOG_LEVELS = log.get_default_log_levels()
-_LOG_OPTIONS = ("debug", "default_log_levels", "rate_limit_interval", "rate_limit_burst")
-"""Those of oslo.log that mean the same on every machine."""
 
 
 def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
     """Read configuration files, set up logging, and return the options.
-from engine.scheduler import options as scheduler
 
     Where the files name a `config_source` with the driver `zookeeper`, the cluster's values are read
     too; what a file says hides them. Raises oslo.config's errors, which name option and value.

@@ -28,7 +28,6 @@ from engine.api.health import Exposition, Health, Readiness
 from engine.api.hosts import HostAction, HostResource, Hosts
 from engine.api.http import EngineRequest
 from engine.api.index import Index
-from engine.api.locking import PresentLocks
 from engine.api.jobs import (
     JobAction,
     JobGroupAction,
@@ -38,6 +37,7 @@ from engine.api.jobs import (
     Jobs,
     desk_over,
 )
+from engine.api.locking import PresentLocks
 from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
@@ -49,9 +49,9 @@ from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
+from engine.execution.catalogue import load_tasks
 from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
-from engine.execution.catalogue import load_tasks
 from engine.hosts.store import HostStore
 
 
@@ -67,17 +67,9 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     """Every route and the resource behind it."""
     cluster, secrets = dependencies.cluster, dependencies.secrets
     inventory = InventoryStore(dependencies.database, now=dependencies.now)
+    jobs = desk_over(dependencies)
     return {
         "/v1/status": Status(dependencies),
-    jobs = desk_over(dependencies)
-    edits = Edits(
-        dependencies.commands, locks=dependencies.locks, shards=dependencies.shards, now=dependencies.now
-    )
-    hosts, vms, clusters = (
-        Editor(edits, "host"),
-        Editor(edits, "vm"),
-        Editor(edits, "host_cluster", "cluster"),
-    )
         "/v1/members": Members(cluster),
         "/v1/shards": Shards(dependencies),
         "/v1/shards/{shard}": Shard(dependencies),
@@ -93,14 +85,14 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/commands/{command}": CommandResource(dependencies.commands),
         "/v1/commands/{command}/cancel": Cancellation(dependencies.commands),
         "/v1/commands/{command}/resolve": Resolution(dependencies.commands),
-        "/v1/locks": LockList(dependencies.locks),
-        "/v1/locks/{lock}": LockResource(dependencies.locks),
         "/v1/jobs": Jobs(jobs),
         "/v1/jobs/{job}": JobResource(jobs),
         "/v1/jobs/{job}/runs": JobRuns(jobs),
         "/v1/jobs/{job}/{action}": JobAction(jobs),
         "/v1/job-groups/{group}/{action}": JobGroupAction(jobs),
         "/v1/job-preview": JobPreview(jobs),
+        "/v1/locks": LockList(dependencies.locks),
+        "/v1/locks/{lock}": LockResource(dependencies.locks),
         "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database, feed),
         "/v1/singletons": Singletons(cluster),
@@ -170,9 +162,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         locks=locks,
         shards=conf.sharding.shards,
         drivers=drivers,
+        tasks=load_tasks(),
         feed=FeedSettings(streams=conf.api.event_streams),
         secrets=frozenset(
-        tasks=load_tasks(),
             f"{group}/{option.dest}"
             for group, declared in options.list_opts()
             for option in declared

@@ -46,14 +46,14 @@ from engine.hosts.options import MonitorSettings
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
-from engine.service.calling import Calling, Visits
-from engine.service.database import require_one_database, watch_database
 from engine.scheduler.loop import Scheduler
 from engine.scheduler.options import settings_from as job_settings
 from engine.scheduler.store import FireStore
+from engine.service.calling import Calling, Visits
+from engine.service.database import require_one_database, watch_database
+from engine.service.jobs import JobCommands, LocalTasks
 from engine.service.metrics import serving_metrics
 from engine.service.plugins import Doors
-from engine.service.jobs import JobCommands, LocalTasks
 from engine.service.telling import most_telling
 from engine.service.view import SelfView
 from engine.sharding.hashing import shard_of
@@ -223,10 +223,14 @@ class Service:
                 )
             )
             work.add(executor)
+            await stack.enter_async_context(self._singletons.attending(session))
+            work.add(self._singletons.shards)
             post = await self._take_calls(stack, session, membership, ownership, fleet, executor)
             work.add(self._calling.server)
             self.fleet, self._ownership = fleet, ownership
             submission = _submission(services)
+            scheduler = await stack.enter_async_context(self._scheduler(database, services, submission, post))
+            work.add(scheduler)
             self._doors.open(session, membership, submission)
             self.beat.ready()
             LOG.info("serving engine=%s session=%x", self.name, session.identity.session_id)
@@ -240,8 +244,6 @@ class Service:
                     group.create_task(reactions.run(submission), name="reactions"),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
-            scheduler = await stack.enter_async_context(self._scheduler(database, services, submission, post))
-            work.add(scheduler)
                         name="singletons",
                     ),
                 ]
@@ -286,6 +288,7 @@ class Service:
             visit=visits.visit,
         )
         await stack.enter_async_context(calling.server.serving(post))
+        return post
 
     def _partitioner(self, session: Session) -> Partitioner:
         kind = load_class("engine.partitioners", self.conf.sharding.partitioner)
@@ -299,7 +302,6 @@ class Service:
         )
         return made
 
-        return post
     async def _serve_singletons(self, session: Session, incarnation: int, *, until: asyncio.Event) -> None:
         async with self._singletons.serving(session, incarnation=incarnation):
             await until.wait()
@@ -357,6 +359,7 @@ class Service:
                     names = await changed.get()
                     shards = [ShardId(int(name)) for name in names if name.isdecimal()]
                     executor.refresh(shards)
+                    scheduler.refresh(shards)
                     await fleet.refresh(shards)
             finally:
                 unsubscribe()
@@ -370,7 +373,6 @@ class Service:
         shards = await self._fenced
         raise Fenced(f"later owners were met in the database: shards {sorted(shards)[:8]}")
 
-                    scheduler.refresh(shards)
 
 def _submission(services: Services) -> Submission:
     """How this engine itself asks for commands."""
