@@ -6,7 +6,11 @@ call it touches a ConfigOpts. What code receives are its own values.
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -15,9 +19,14 @@ from oslo_log import log
 from engine import service_options
 from engine.api import options as api
 from engine.commands import options as commands
+from engine.config import cache
+from engine.config.catalogue import OptionCatalogue
+from engine.config.live import LiveConfiguration
 from engine.coordination import options as coordination
+from engine.coordination.paths import Paths
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
+from engine.errors import InvalidInput
 from engine.execution import options as execution
 from engine.extensions import installed, load_class
 from engine.hosts import options as hosts
@@ -40,6 +49,9 @@ _PACKAGES = (
 )
 
 
+_LOG_LEVELS = log.get_default_log_levels()
+_LOG_OPTIONS = ("debug", "default_log_levels", "rate_limit_interval", "rate_limit_burst")
+"""Those of oslo.log that mean the same on every machine."""
 
 
 def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
@@ -48,8 +60,51 @@ def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
     Where the files name a `config_source` with the driver `zookeeper`, the cluster's values are read
     too; what a file says hides them. Raises oslo.config's errors, which name option and value.
     """
+    conf = read(files, program=program)
+    log.setup(conf, program)
+    return conf
+
+
+def load_shared(files: Sequence[str], *, program: str, process: str | None = None) -> LiveConfiguration:
+    """As `load`, with what the cluster sets on top of the files; the result keeps it current.
+
+    `process` names one that is no engine. Raises oslo.config's errors, and `InvalidInput`.
+    """
+    own = load(files, program=program)
+    name = process or own.engine.name
+    live = LiveConfiguration(
+        files,
+        _rendered_file(own, name),
+        catalogue=catalogue(),
+        read=lambda found: read(found, program=program),
+        name=name,
+        engine=None if process else name,
+    )
+    live.start(session_settings(own))
+    log.setup(live.conf, program)
+    return live
+
+
+def _rendered_file(conf: cfg.ConfigOpts, name: str) -> Path:
+    if conf.engine.shared_values_file:
+        return Path(f"{conf.engine.shared_values_file}-{name}")
+    source = f"{conf.coordination.hosts}{Paths(conf.coordination.cluster).config}"
+    place = cache.default_file(source, os.environ)
+    if place is None:
+        raise InvalidInput(
+            "there is no place for the cluster's values: set [engine] shared_values_file, or HOME",
+            fields={"engine.shared_values_file": "has to be set"},
+        )
+    return place.with_name(f"{place.stem}-{name}.conf")
+
+
+def read(files: Sequence[str], *, program: str) -> cfg.ConfigOpts:
+    """The options as the files and the environment have them; changes nothing else in the process."""
     conf = cfg.ConfigOpts()
     log.register_options(conf)
+    log.set_defaults(
+        default_log_levels=[*_LOG_LEVELS, "kazoo=WARN", "alembic=WARN", "aiosqlite=INFO"],
+    )
     for package in _PACKAGES:
         conf.register_opts(package.OPTS, group=package.GROUP)
     # Not the default files of oslo.config: an engine reads what it was told, and nothing it happens to find.
@@ -57,11 +112,31 @@ def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
     for package in _PACKAGES:  # oslo.config looks at a value when it is used; a bad one is told at once
         for option in package.OPTS:
             conf[package.GROUP][option.dest]
-    log.set_defaults(
-        default_log_levels=[*log.get_default_log_levels(), "kazoo=WARN", "alembic=WARN", "aiosqlite=INFO"]
-    )
-    log.setup(conf, program)
     return conf
+
+
+def catalogue() -> OptionCatalogue:
+    """All that the cluster may set, and what it may not because it belongs to one machine."""
+    local = {
+        key
+        for package in _PACKAGES
+        for key in (
+            [package.GROUP]
+            if getattr(package, "LOCAL", ()) == "all"
+            else [f"{package.GROUP}/{name}" for name in getattr(package, "LOCAL", ())]
+        )
+    }
+    return OptionCatalogue([(None, _log_options()), *list_opts()], local=local)
+
+
+def _log_options() -> list[cfg.Opt]:
+    (oslo_log,) = entry_points(group="oslo.config.opts", name="oslo.log")
+    return [
+        copy.copy(option)
+        for _, declared in oslo_log.load()()
+        for option in declared
+        if option.dest in _LOG_OPTIONS
+    ]
 
 
 def list_opts() -> list[tuple[str, Sequence[Any]]]:

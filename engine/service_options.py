@@ -7,6 +7,8 @@ import socket
 from oslo_config import cfg
 
 GROUP = "engine"
+LOCAL = ("name", "address", "metrics_port", "metrics_address", "shared_values_file")
+"""These belong to one machine: the cluster's configuration never sets them."""
 
 OPTS = [
     cfg.StrOpt(
@@ -38,6 +40,12 @@ OPTS = [
         "metrics_address",
         default="127.0.0.1",
         help="Address for `metrics_port`. Whoever reaches it reads the metrics without logging in.",
+    ),
+    cfg.StrOpt(
+        "shared_values_file",
+        help="Where the values that the cluster sets are kept for this process (0600; its name is added)."
+        " They are read at the start, hide those of the other files, and serve when ZooKeeper is away."
+        " Without it in $CACHE_DIRECTORY, $XDG_CACHE_HOME/engine or ~/.cache/engine, whichever is set first.",
     ),
     cfg.ListOpt(
         "drivers",

@@ -8,6 +8,8 @@ from typing import Self
 from oslo_config import cfg
 
 GROUP = "api"
+LOCAL = ("host", "port", "workers")
+"""These belong to one machine: the cluster's configuration never sets them."""
 
 OPTS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(

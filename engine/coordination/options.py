@@ -7,6 +7,8 @@ from oslo_config import cfg
 from engine.coordination.identity import TlsSettings
 
 GROUP = "coordination"
+LOCAL = "all"
+"""These belong to one machine: the cluster's configuration never sets them."""
 
 OPTS = [
     cfg.StrOpt(

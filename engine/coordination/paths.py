@@ -71,6 +71,14 @@ class Paths:
         return f"{self.singletons}/{checked_name(name)}"
 
     @property
+    def duties(self) -> str:
+        return f"{self.root}/duties"
+
+    def duties_of(self, engine: str) -> str:
+        """Where an engine says how its singletons fare."""
+        return f"{self.duties}/{checked_name(engine)}"
+
+    @property
     def locks(self) -> str:
         return f"{self.root}/locks"
 
@@ -95,6 +103,19 @@ class Paths:
     @property
     def config(self) -> str:
         return f"{self.root}/config"
+
+    def config_of(self, engine: str) -> str:
+        """What is configured for one engine only; it hides what `config` says."""
+        return f"{self.root}/config@{checked_name(engine)}"
+
+    @property
+    def config_history(self) -> str:
+        return f"{self.root}/config-history"
+
+    @property
+    def config_status(self) -> str:
+        """How far each process has come with what is configured."""
+        return f"{self.root}/config-status"
 
 
 def parent_of(path: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from oslo_config import cfg
 
 GROUP = "database"
+LOCAL = "all"
+"""These belong to one machine: the cluster's configuration never sets them."""
 
 DATABASE_URL = r"^(sqlite\+aiosqlite|postgresql\+asyncpg)://"
 """What `url` has to look like."""

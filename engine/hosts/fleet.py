@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -32,7 +33,7 @@ from engine.plugin import EngineId, HostConnection, HostDriver, HostId, ShardId,
 _log = logging.getLogger(__name__)
 
 _BREATH = 100
-"""Hosts started or closed before the loop gets its turn."""
+"""Hosts that are asked, started or closed before the loop gets its turn."""
 _END_SECONDS = 5.0
 _FLUSH_SECONDS = 2.0
 """How long a release may wait for the database; the heir sees the statuses for itself."""
@@ -117,6 +118,20 @@ class HostFleet:
         ):
             self._eternal.append(self._tasks.create_task(run, name=name))
         return self
+
+    def reconfigure(self, settings: MonitorSettings) -> None:
+        """Go on under these settings; a round that is under way ends under those before."""
+        self._settings = self._writer.settings = settings
+        self._settler.pause_seconds = settings.flush_seconds
+        self._grid = Grid(settings)
+        self._context = replace(
+            self._context, settings=settings, grid=self._grid, gate=Gate(settings.connects)
+        )
+        self._slices = [set() for _ in range(self._grid.slices)]
+        for monitors in self._monitors.values():
+            for monitor in monitors.values():
+                monitor.reconfigure(self._context)
+                self._slices[monitor.slot % self._grid.slices].add(monitor)
 
     async def __aexit__(
         self,
@@ -261,22 +276,32 @@ class HostFleet:
 
     async def _beat(self) -> None:
         """Start the rounds that are due, slice by slice; also the sample of the loop's lag."""
-        number = self._grid.slice_at(self._clock())
+        grid, slices = self._grid, self._slices
+        number = grid.slice_at(self._clock())
         while True:
+            if grid is not self._grid:  # other settings: slices are counted anew
+                grid, slices = self._grid, self._slices
+                number = grid.slice_at(self._clock())
             number += 1
-            await asyncio.sleep(max(0.0, self._grid.begins(number) - self._clock()))
+            await asyncio.sleep(max(0.0, grid.begins(number) - self._clock()))
             at = self._clock()
-            self.counters.loop_lag.observe(max(0.0, at - self._grid.begins(number)))
-            latest = max(number, self._grid.slice_at(at))
-            for missed in range(max(number, latest - self._grid.slices + 1), latest + 1):
-                self._visit(self._slices[missed % self._grid.slices], at)
+            self.counters.loop_lag.observe(max(0.0, at - grid.begins(number)))
+            latest = max(number, grid.slice_at(at))
+            for missed in range(max(number, latest - grid.slices + 1), latest + 1):
+                await self._visit(tuple(slices[missed % grid.slices]), at)
             number = latest
 
-    def _visit(self, monitors: Iterable[HostMonitor], at: float) -> None:
+    async def _visit(self, monitors: Iterable[HostMonitor], at: float) -> None:
+        """Start those that are due. After a stall these are many: a loop that began all of them at once
+        would stall for longer still, and its supervisor would think it dead."""
+        started = 0
         for monitor in monitors:
             if monitor.task is None:
                 if monitor.wants_poll(at + _EPSILON_SECONDS):
                     self._start(monitor)
+                    started += 1
+                    if started % _BREATH == 0:
+                        await asyncio.sleep(0)
             elif monitor.deadline_at <= at:
                 monitor.cut_short()
 

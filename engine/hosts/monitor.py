@@ -126,6 +126,15 @@ class HostMonitor:
         self._last_refusal: str | None = None
         self._heeded_count = host.heeded_count
 
+    def reconfigure(self, context: MonitorContext) -> None:
+        """Go on under other settings: a host that is asked gets its turn on the new grid."""
+        self._context = context
+        self.slot = context.grid.slot_of(self.host.id)
+        self._vms_at = -math.inf
+        if math.isfinite(self.due_at):
+            latest = context.grid.next_period(self.slot, context.clock())
+            self.due_at = min(latest, context.grid.next_tick(self.slot, self.due_at))
+
     def wants_poll(self, at: float) -> bool:
         """Whether a round is due, or the connection was lost and is to be made anew."""
         if self.due_at <= at:

@@ -15,6 +15,7 @@ GROUP = "hosts"
 OPTS = [
     cfg.FloatOpt(
         "tick_seconds",
+        mutable=True,
         default=3.0,
         min=0.01,
         max=60.0,
@@ -23,6 +24,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "statistics_seconds",
+        mutable=True,
         default=15.0,
         min=0.01,
         max=3600.0,
@@ -31,6 +33,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "round_deadline_seconds",
+        mutable=True,
         default=120.0,
         min=0.1,
         max=3600.0,
@@ -40,6 +43,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "grace_attempts",
+        mutable=True,
         default=2,
         min=0,
         max=1000,
@@ -48,6 +52,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "grace_seconds",
+        mutable=True,
         default=60.0,
         min=0.0,
         max=3600.0,
@@ -55,6 +60,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "grace_vm_seconds",
+        mutable=True,
         default=0.5,
         min=0.0,
         max=60.0,
@@ -63,6 +69,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "recovering_seconds",
+        mutable=True,
         default=180.0,
         min=0.0,
         max=3600.0,
@@ -71,6 +78,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "auto_recovery_seconds",
+        mutable=True,
         default=300.0,
         min=0.01,
         max=86400.0,
@@ -78,6 +86,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "connects",
+        mutable=True,
         default=100,
         min=1,
         max=100_000,
@@ -88,6 +97,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "flush_seconds",
+        mutable=True,
         default=0.25,
         min=0.0,
         max=60.0,
@@ -97,6 +107,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "flush_rows",
+        mutable=True,
         default=500,
         min=1,
         max=10_000,
@@ -104,6 +115,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "refresh_seconds",
+        mutable=True,
         default=10.0,
         min=0.1,
         max=3600.0,

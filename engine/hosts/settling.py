@@ -88,7 +88,7 @@ class VmSettler:
     ) -> None:
         self._store = store
         self._engine = engine
-        self._pause_seconds = pause_seconds
+        self.pause_seconds = pause_seconds
         self._on_ended = on_ended
         self._waiting: dict[HostId, Heard] = {}
         self._wanted = asyncio.Event()
@@ -109,7 +109,7 @@ class VmSettler:
         """Write until cancelled."""
         while True:
             await self._wanted.wait()
-            await asyncio.sleep(self._pause_seconds)
+            await asyncio.sleep(self.pause_seconds)
             batch = list(islice(self._waiting.values(), _HOSTS_A_BATCH))
             for heard in batch:
                 del self._waiting[heard.host_id]

@@ -47,7 +47,7 @@ class ReportWriter:
     ) -> None:
         self._store = store
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
         self._counters = counters
         self._on_stale = on_stale
         self._waiting: dict[HostId, HostReport] = {}
@@ -83,7 +83,7 @@ class ReportWriter:
             await self._gather()
             try:
                 async with self._writing:
-                    await self._write(list(islice(self._waiting.values(), self._settings.flush_rows)))
+                    await self._write(list(islice(self._waiting.values(), self.settings.flush_rows)))
             except Unavailable as error:
                 if not failed:
                     _log.warning("engine=%s: reports of hosts wait: %s", self._engine, error)
@@ -99,18 +99,18 @@ class ReportWriter:
 
     async def _gather(self) -> None:
         """Wait for company; for long only while no status has changed."""
-        if len(self._waiting) < self._settings.flush_rows and not self._pressing.is_set():
+        if len(self._waiting) < self.settings.flush_rows and not self._pressing.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.flush_seconds * (_PATIENCE - 1)):
+                async with asyncio.timeout(self.settings.flush_seconds * (_PATIENCE - 1)):
                     await self._pressing.wait()
-        if len(self._waiting) < self._settings.flush_rows:
-            await asyncio.sleep(self._settings.flush_seconds)
+        if len(self._waiting) < self.settings.flush_rows:
+            await asyncio.sleep(self.settings.flush_seconds)
 
     async def flush(self, shards: Collection[ShardId]) -> None:
         """Write now what waits for these shards. Raises `Unavailable`."""
         async with self._writing:
             while batch := [report for report in self._waiting.values() if report.shard in shards]:
-                await self._write(batch[: self._settings.flush_rows])
+                await self._write(batch[: self.settings.flush_rows])
 
     async def _write(self, batch: Sequence[HostReport]) -> None:
         """Write these together; where one of them cannot be written, find it and drop it alone.

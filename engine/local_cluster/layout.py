@@ -86,10 +86,9 @@ def write_configuration(
 ) -> Path:
     """Write the configuration of one engine (`name`), or of the API (None)."""
     parser = configparser.ConfigParser(interpolation=None)
-    parser["DEFAULT"] = {"config_source": "shared"}
-    parser["shared"] = {"driver": "zookeeper", "hosts": zookeeper, "cluster": layout.cluster}
+    parser["engine"] = {"shared_values_file": str(path.with_suffix(".shared"))}
     if name is not None:
-        parser["engine"] = {"name": name, "address": "127.0.0.1"}
+        parser["engine"].update(name=name, address="127.0.0.1")
         if layout.metrics:
             parser["engine"]["metrics_port"] = str(free_port())
     parser["coordination"] = {

@@ -15,6 +15,7 @@ from oslo_config import cfg
 
 from engine import options
 from engine.beat import Beat
+from engine.config.live import LiveConfiguration, RestartNeeded
 from engine.errors import Conflict, InvalidInput
 from engine.service import GC_THRESHOLDS
 from engine.service.root import Service
@@ -22,9 +23,9 @@ from engine.service.root import Service
 LOG = logging.getLogger("engine.service")
 
 
-async def _main(conf: cfg.ConfigOpts, supervisor_fd: int | None) -> None:
-    beat = Beat(supervisor_fd, grace_seconds=conf.coordination.timeout_seconds / 2)
-    service = Service(conf, beat)
+async def _main(shared: LiveConfiguration, supervisor_fd: int | None) -> None:
+    beat = Beat(supervisor_fd, grace_seconds=shared.conf.coordination.timeout_seconds / 2)
+    service = Service(shared.conf, beat, shared=shared)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
@@ -44,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        conf = options.load(arguments.config_file)
-        asyncio.run(_main(conf, arguments.supervisor_fd))
+        shared = options.load_shared(arguments.config_file, program="engine")
+        asyncio.run(_main(shared, arguments.supervisor_fd))
+    except RestartNeeded as needed:
+        LOG.warning("ending, to be started again: %s", needed)
+        return os.EX_TEMPFAIL
     except (InvalidInput, Conflict, cfg.Error) as error:
         refusal = str(error)
     else:

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import random
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from oslo_config import cfg
@@ -29,6 +30,7 @@ from engine.commands.reactions import Reactions
 from engine.commands.services import CommandLocks, CommandSettings, Services
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
+from engine.config.live import LiveConfiguration
 from engine.coordination.bumps import bump_inbox
 from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
@@ -74,8 +76,10 @@ REOPEN_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
 class Service:
     """One engine process. What it is made of is read from `conf` once."""
 
-    def __init__(self, conf: cfg.ConfigOpts, beat: Beat) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, beat: Beat, *, shared: LiveConfiguration | None = None) -> None:
+        """`shared` keeps `conf` as the cluster has it; without it `conf` stays as it is."""
         self.conf = conf
+        self.shared = shared
         self.beat = beat
         self.name = EngineId(conf.engine.name)
         self.settings = options.session_settings(conf)
@@ -99,6 +103,7 @@ class Service:
     async def run(self) -> None:
         """Serve until `stopping` is set, then drain. Raises `InvalidInput`, `Conflict` when the
         configuration forbids to serve at all."""
+        self.conf.register_mutate_hook(self._mutated)
         chosen = DatabaseSettings.from_conf(self.conf)
         async with contextlib.AsyncExitStack() as stack:
             database = await stack.enter_async_context(
@@ -153,7 +158,7 @@ class Service:
             database.work_for(session.identity.session_id)
             try:
                 member = self._member(await identity(database))
-                async with join(session, member) as membership:
+                async with self._following(session), join(session, member) as membership:
                     require_one_database(membership)
                     self.beat.acting_under(session.authority)
                     async with session.authority.scope():
@@ -163,6 +168,14 @@ class Service:
             finally:
                 self.beat.acting_under(None)
         self.beat.ended(session.identity)
+
+    def _following(self, session: Session) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext() if self.shared is None else self.shared.following(session)
+
+    def _mutated(self, conf: cfg.ConfigOpts, changed: Mapping[tuple[str | None, str], object]) -> None:
+        """Options took other values while we run: hand them to those that work with them."""
+        if self.fleet is not None and any(group == "hosts" for group, _ in changed):
+            self.fleet.reconfigure(MonitorSettings.from_values(conf.hosts))
 
     def _member(self, database: str) -> Member:
         conf = self.conf
@@ -250,6 +263,7 @@ class Service:
                 await self.stopping.wait()
                 LOG.info("draining engine=%s", self.name)
                 await membership.drain()
+                await self._singletons.drain()
                 duties.set()
                 await ownership.drain(session_closes=True)
                 for task in tasks[:-1]:

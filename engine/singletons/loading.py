@@ -21,6 +21,7 @@ from stevedore.named import NamedExtensionManager
 
 from engine.plugin import CONTRACT_VERSION, Scope, Singleton
 from engine.singletons import options
+from engine.singletons.threads import runs_in_loop
 
 LOG = logging.getLogger(__name__)
 
@@ -137,14 +138,22 @@ def _require_contract(factory: object) -> None:
         raise Refusal(f"it does not define {', '.join(missing)}()")
     if not isinstance(factory.scope, Scope):
         raise Refusal(f"its scope is {factory.scope!r}, not one of engine.plugin.Scope")
-    if factory.scope is Scope.SHARD:
-        raise Refusal("singletons of scope SHARD are not run yet; CLUSTER and ENGINE are")
+    if factory.scope is Scope.SHARD and not runs_in_loop(factory):
+        raise Refusal("its scope is SHARD and its run() a plain `def`: it would take a thread a shard")
 
 
 def _options(conf: cfg.ConfigOpts, name: str, factory: type[Singleton]) -> dict[str, Any]:
     group = f"singleton_{name}"
     try:
         conf.register_opts(list(factory.options), group)
-        return {option.dest: conf[group][option.dest] for option in factory.options}
+        values = {option.dest: conf[group][option.dest] for option in factory.options}
     except Exception as error:
         raise Refusal(f"its options in [{group}] are not usable: {error}") from error
+    mutable = [option.dest for option in factory.options if option.mutable]
+
+    def mutate(conf: cfg.ConfigOpts, _changed: object) -> None:
+        values.update({option: conf[group][option] for option in mutable})
+
+    if mutable:
+        conf.register_mutate_hook(mutate)
+    return values
