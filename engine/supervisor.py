@@ -16,11 +16,12 @@ import contextlib
 import json
 import logging
 import os
+import random
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,14 @@ STOP_SECONDS = 30.0
 WATCHDOG_SECONDS = 1.0
 """How often systemd hears of a beat at most."""
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Pauses before restart number 1, 2, ...; a child that ran for a minute starts over at the first."""
+"""Pauses before restart number 1, 2, ... of a child that ended; one that ran for `STEADY_SECONDS` starts
+over at the first."""
+STEADY_SECONDS = 60.0
+SILENT_BACKOFF_SECONDS = (0.2, 2.0, 8.0, 20.0, 40.0, 60.0)
+"""Of a child that was killed because it was silent. Where that happens again and again the machine has
+too much to do, and starting engines is most of it: imports, and the takeover of all that the dead one had."""
+FORGIVING_SECONDS = 300.0
+"""A child that ran for so long makes up for one that was silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Child:
         self.act_until = self.started + STARTUP_SECONDS
         self.sessions: dict[int, OpenSession] = {}
         self.ready = False
+        self.silent = False
         self.beats = 0
         self._partial = b""
 
@@ -125,6 +134,30 @@ class Child:
         os.close(self.pidfd)
 
 
+class Restarts:
+    """How long to wait before each restart. Pauses after silence are spread, or the engines of one
+    overloaded machine would come back together."""
+
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
+        self._ended = 0
+        self._silent = 0
+
+    def pause_seconds(self, *, lasted_seconds: float, silent: bool) -> float:
+        """`silent`: it was killed for that, after so long; else it ended by itself."""
+        self._silent = max(0, self._silent - int(lasted_seconds // FORGIVING_SECONDS))
+        if lasted_seconds > STEADY_SECONDS:
+            self._ended = 0
+        if silent:
+            self._silent += 1
+            first, *later = SILENT_BACKOFF_SECONDS
+            if self._silent == 1:
+                return first
+            return later[min(self._silent - 2, len(later) - 1)] * (0.5 + self._chance())
+        self._ended += 1
+        return BACKOFF_SECONDS[min(self._ended - 1, len(BACKOFF_SECONDS) - 1)]
+
+
 class Supervisor:
     """Runs one child after another until told to stop."""
 
@@ -132,6 +165,7 @@ class Supervisor:
         self.argv = argv
         self.stop_signals = 0
         self.stop_by: float | None = None
+        self._restarts = Restarts()
         self._told: set[str] = set()
         self._watchdog_due = 0.0
         self._wakeup, wakeup_write = os.pipe()
@@ -143,7 +177,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Exit status: 0 after a stop that was asked for, else the child's own refusal (2..127)."""
-        failures = 0
         while True:
             child = Child(self.argv)
             status = self._watch(child)
@@ -152,9 +185,7 @@ class Supervisor:
                 return 0 if status == 0 else 1
             if status == os.EX_CONFIG:
                 return status  # it said why; starting again would say the same
-            failures = 0 if lasted > 60 else failures
-            pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
-            failures += 1
+            pause = self._restarts.pause_seconds(lasted_seconds=lasted, silent=child.silent)
             LOG.warning("engine ended with status %s after %.1f s; restart in %.1f s", status, lasted, pause)
             if self._sleep(pause):
                 return 0
@@ -182,6 +213,7 @@ class Supervisor:
                     child.read_pipe()
                 if boottime() >= child.act_until:
                     LOG.error("engine %d is silent past its authority; killing it", child.process.pid)
+                    child.silent = True
                     break
                 if self.stop_by is not None and boottime() >= self.stop_by:
                     LOG.error("engine %d did not stop in time; killing it", child.process.pid)

@@ -75,6 +75,20 @@ async def test_hosts_that_are_up_are_asked_again_and_again() -> None:
         assert fleet.counters.loop_lag.count > 0
 
 
+async def test_however_many_hosts_are_due_at_once_the_loop_has_its_turn_between_some_of_them() -> None:
+    hosts = 2_000
+    store = MemoryStore(*(row(f"h{number}", shard=number % 4) for number in range(hosts)))
+    together = replace(FAST, tick_seconds=0.05, statistics_seconds=0.05)  # one slice: all are due with it
+    async with fleet_over(store, ScriptedDriver(), together) as fleet:
+        await fleet.adopt(claims(0, 1, 2, 3))
+        most, before = 0, fleet.counters.polls
+        while fleet.counters.polls < 5 * hosts:
+            await asyncio.sleep(0)  # a turn of the loop
+            polls = fleet.counters.polls
+            most, before = max(most, polls - before), polls
+    assert 0 < most <= 200  # 2,000 in one turn, were they begun together
+
+
 async def test_a_silent_host_connects_then_is_non_responsive_and_comes_back() -> None:
     store, driver = MemoryStore(row("h")), ScriptedDriver()
     async with fleet_over(store, driver) as fleet:
