@@ -16,6 +16,7 @@ from falcon.asgi import Request, Response
 
 from engine.api.fields import Fields, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.arguments import choice, mapping
 from engine.commands.records import CommandRecord, CommandState, History, StepRecord
 from engine.commands.submission import Submission
 from engine.errors import InvalidInput
@@ -101,7 +102,7 @@ async def submit_action(
         wait = fields.take("wait", duration(LONGEST_WAIT_SECONDS), default=None)
         lock_wait = fields.take("lock_wait", duration(3600.0), default=None)
     submitted = await submission.submit(
-        type, arguments, user=user_of(request), key=_key(request), lock_wait_seconds=lock_wait
+        type, arguments, user=user_of(request), key=idempotency_key(request), lock_wait_seconds=lock_wait
     )
     history = await submission.outcome(submitted.command.id, wait_seconds=wait or 0.0)
     response.set_header("Location", f"/v1/commands/{submitted.command.id}")
@@ -126,7 +127,8 @@ def duration(most: float) -> Any:
     return check
 
 
-def _key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """The header; None where there is none. Raises `InvalidInput`."""
     key = request.get_header("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         what = "must be 1 to 255 printable characters"
@@ -136,7 +138,16 @@ def _key(request: Request) -> str | None:
 
 class Commands:
     def __init__(self, submission: Submission) -> None:
+        self._submission = submission
         self._store = submission.store
+
+    async def on_post(self, request: EngineRequest, response: Response) -> None:
+        """Any command that is installed, by its type: for those that no other resource offers."""
+        types = self._submission.catalogue.types
+        with Fields(await read_json(request)) as fields:
+            type = fields.take("type", choice(*sorted(types)))
+            arguments = fields.take("arguments", mapping, default={})
+        await submit_action(request, response, self._submission, type, arguments)
 
     async def on_get(self, request: Request, response: Response) -> None:
         with Fields(request.params) as fields:

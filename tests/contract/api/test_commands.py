@@ -103,6 +103,15 @@ async def test_a_command_is_shown_with_its_steps(api: ASGIConductor, database: D
     assert (await api.simulate_get("/v1/commands/none")).status_code == 404
 
 
+async def test_a_command_of_any_type_is_asked_for_by_its_name(api: ASGIConductor) -> None:
+    wrong = await api.simulate_post("/v1/commands", json={"type": "dance", "arguments": []})
+    assert wrong.status_code == 422
+    assert list(wrong.json["fields"]) == ["type", "arguments"]
+    assert "run_vm" in wrong.json["fields"]["type"]
+    absent = await api.simulate_post("/v1/commands", json={"type": "refresh_host", "arguments": {}})
+    assert list(absent.json["fields"]) == ["host_id"]
+
+
 async def test_what_has_ended_is_neither_cancelled_nor_resolved(
     api: ASGIConductor, database: Database
 ) -> None:

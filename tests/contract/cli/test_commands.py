@@ -182,3 +182,13 @@ async def own(session: Session, shard: int) -> None:
 async def share(session: Session, group: str, option: str, data: bytes) -> None:
     await session.ensure(f"{session.paths.config}/{group}")
     await session.create(f"{session.paths.config}/{group}/{option}", data)
+
+
+def test_a_command_of_any_type_is_asked_for_with_its_arguments(engine: Engine) -> None:
+    run = engine("commands", "submit", "refresh_host", "host_id=3", "--wait")
+    assert run.code != 0
+    assert "host_id" in run.err
+    run = engine("commands", "submit", "dance")
+    assert run.code != 0
+    assert "refresh_host" in run.err
+    assert engine("commands", "submit", "refresh_host", "nonsense").code == 2
