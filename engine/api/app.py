@@ -19,8 +19,10 @@ from engine import options
 from engine.api.cluster import ClusterWatch
 from engine.api.clusters import ClusterResource, Clusters
 from engine.api.commands import Cancellation, CommandResource, Commands, Resolution
-from engine.api.configuration import Configuration, Option
+from engine.api.configuration import Configuration, ConfigurationDesk, Option
+from engine.api.configuration_history import ConfigurationProgress, History, Options, Rollback
 from engine.api.dependencies import Dependencies
+from engine.api.editing import Editor
 from engine.api.errors import add_error_handlers
 from engine.api.events import Events
 from engine.api.feed import EventFeed, FeedSettings
@@ -45,6 +47,7 @@ from engine.api.singletons import Singletons
 from engine.api.status import Status
 from engine.api.vms import VmAction, VmResource, Vms
 from engine.commands.catalogue import load_commands
+from engine.commands.edits import Edits
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.db.database import Database
@@ -53,6 +56,7 @@ from engine.execution.catalogue import load_tasks
 from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
+from engine.secrets import Secrets
 
 
 class EngineApp(App[EngineRequest, Response]):
@@ -68,19 +72,27 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     cluster, secrets = dependencies.cluster, dependencies.secrets
     inventory = InventoryStore(dependencies.database, now=dependencies.now)
     jobs = desk_over(dependencies)
+    edits = Edits(
+        dependencies.commands, locks=dependencies.locks, shards=dependencies.shards, now=dependencies.now
+    )
+    hosts, vms, clusters = (
+        Editor(edits, "host"),
+        Editor(edits, "vm"),
+        Editor(edits, "host_cluster", "cluster"),
+    )
     return {
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
         "/v1/shards": Shards(dependencies),
         "/v1/shards/{shard}": Shard(dependencies),
-        "/v1/hosts": Hosts(dependencies),
-        "/v1/hosts/{host}": HostResource(dependencies),
+        "/v1/hosts": Hosts(dependencies, hosts),
+        "/v1/hosts/{host}": HostResource(dependencies, hosts),
         "/v1/hosts/{host}/{action}": HostAction(dependencies),
-        "/v1/vms": Vms(inventory, shards=dependencies.shards),
-        "/v1/vms/{vm}": VmResource(inventory),
+        "/v1/vms": Vms(inventory, vms, shards=dependencies.shards),
+        "/v1/vms/{vm}": VmResource(inventory, vms),
         "/v1/vms/{vm}/{action}": VmAction(inventory, dependencies.hosts, dependencies.commands),
-        "/v1/clusters": Clusters(inventory),
-        "/v1/clusters/{cluster}": ClusterResource(inventory),
+        "/v1/clusters": Clusters(inventory, clusters),
+        "/v1/clusters/{cluster}": ClusterResource(inventory, clusters),
         "/v1/commands": Commands(dependencies.commands),
         "/v1/commands/{command}": CommandResource(dependencies.commands),
         "/v1/commands/{command}/cancel": Cancellation(dependencies.commands),
@@ -96,8 +108,12 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database, feed),
         "/v1/singletons": Singletons(cluster),
-        "/v1/config": Configuration(cluster, secrets),
-        "/v1/config/{group}/{option}": Option(cluster, secrets),
+        "/v1/config": Configuration(configuration),
+        "/v1/config/options": Options(configuration),
+        "/v1/config/history": History(configuration),
+        "/v1/config/rollback": Rollback(configuration),
+        "/v1/config/status": ConfigurationProgress(configuration),
+        "/v1/config/{group}/{option}": Option(configuration),
         "/healthz": Health(),
         "/readyz": Readiness(dependencies),
         "/metrics": Exposition(dependencies),
@@ -150,7 +166,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     drivers = frozenset(installed("engine.drivers"))
     dependencies = Dependencies(
         database=database,
-        hosts=HostStore(database, drivers=drivers),
+        hosts=HostStore(database, drivers=drivers, secrets=Secrets.given(settings.secrets_key_file)),
         cluster=cluster,
         commands=Submission(
             store=CommandStore(database),
@@ -164,12 +180,10 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         drivers=drivers,
         tasks=load_tasks(),
         feed=FeedSettings(streams=conf.api.event_streams),
-        secrets=frozenset(
-            f"{group}/{option.dest}"
-            for group, declared in options.list_opts()
-            for option in declared
-            if option.secret
-        ),
+        catalogue=options.catalogue(),
+        shared=lambda: SharedConfiguration(cluster.session),
+        configured=lambda: shared.status,
+        cipher=cipher,
     )
     return create_app(dependencies, lifespan=_opened(database, cluster))
 

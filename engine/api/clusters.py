@@ -7,9 +7,11 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from engine.api.entities import answer_version, boolean, if_matching, line, percent, taken, wanted_version
+from engine.api.editing import Editor
+from engine.api.entities import answer_version, boolean, line, percent, taken, wanted_version
 from engine.api.fields import Fields
 from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
+from engine.commands.store import Connection
 from engine.hosts.inventory.records import (
     BALANCING,
     POLICIES,
@@ -36,8 +38,9 @@ def cluster_document(cluster: HostCluster) -> dict[str, Any]:
 
 
 class Clusters:
-    def __init__(self, inventory: InventoryStore) -> None:
+    def __init__(self, inventory: InventoryStore, editor: Editor) -> None:
         self._inventory = inventory
+        self._editor = editor
 
     async def on_get(self, request: Request, response: Response) -> None:
         with Fields(request.params) as fields:
@@ -58,14 +61,19 @@ class Clusters:
                 "fencing": fields.take("fencing", boolean, default=True),
                 "balancing": fields.take("balancing", _balancing, default="none"),
             }
-        cluster = await self._inventory.add_cluster(**asked)
+
+        async def write(connection: Connection) -> HostCluster:
+            return await self._inventory.add_cluster(**asked, within=connection)
+
+        cluster = await self._editor.add(request, response, asked, write, self._inventory.cluster)
         response.set_header("Location", f"/v1/clusters/{cluster.id}")
         answer_version(response, cluster_document(cluster), status=falcon.HTTP_201)
 
 
 class ClusterResource:
-    def __init__(self, inventory: InventoryStore) -> None:
+    def __init__(self, inventory: InventoryStore, editor: Editor) -> None:
         self._inventory = inventory
+        self._editor = editor
 
     async def on_get(self, request: Request, response: Response, cluster: str) -> None:
         with Fields(request.params):
@@ -83,12 +91,23 @@ class ClusterResource:
             "balancing": _balancing,
         }
         changes = taken(await read_json(request), checks)
-        with if_matching():
-            changed = await self._inventory.update_cluster(cluster, changes, version=wanted_version(request))
+        version = wanted_version(request)
+        id = (await self._inventory.cluster(cluster)).id
+
+        async def write(connection: Connection) -> HostCluster:
+            return await self._inventory.update_cluster(id, changes, version=version, within=connection)
+
+        changed = await self._editor.change(request, response, id, changes, write, self._inventory.cluster)
         answer_version(response, cluster_document(changed))
 
     async def on_delete(self, request: EngineRequest, response: Response, cluster: str) -> None:
-        await self._inventory.remove_cluster(cluster)
+        version = wanted_version(request)
+        id = (await self._inventory.cluster(cluster)).id
+
+        async def write(connection: Connection) -> HostCluster:
+            return await self._inventory.remove_cluster(id, version=version, within=connection)
+
+        await self._editor.remove(request, response, id, write)
         response.status = falcon.HTTP_204
 
 

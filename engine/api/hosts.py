@@ -17,10 +17,12 @@ from falcon.asgi import Request, Response
 
 from engine.api.commands import submit_action
 from engine.api.dependencies import Cluster, Dependencies
-from engine.api.entities import answer_version, if_matching, taken, wanted_version
+from engine.api.editing import Editor
+from engine.api.entities import answer_version, taken, wanted_version
 from engine.api.fields import Fields, integer, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
 from engine.api.snapshot import ClusterSnapshot
+from engine.commands.store import Connection
 from engine.errors import EngineError, NotFound, Unavailable
 from engine.hosts.records import Host, checked_address, checked_driver, checked_name
 from engine.hosts.status import HostStatus
@@ -63,8 +65,9 @@ def _without_password(agent: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 class Hosts:
-    def __init__(self, dependencies: Dependencies) -> None:
+    def __init__(self, dependencies: Dependencies, editor: Editor) -> None:
         self._dependencies = dependencies
+        self._editor = editor
         self._store = dependencies.hosts
 
     async def on_get(self, request: Request, response: Response) -> None:
@@ -82,14 +85,18 @@ class Hosts:
 
     async def on_post(self, request: EngineRequest, response: Response) -> None:
         with Fields(await read_json(request)) as fields:
-            name = fields.take("name", _name)
-            address = fields.take("address", lambda value: checked_address(text(value)))
-            port = fields.take("port", _port, default=DEFAULT_PORT)
-            driver = fields.take("driver", self._driver, default=self._only_driver())
+            asked: dict[str, Any] = {
+                "name": fields.take("name", _name),
+                "address": fields.take("address", lambda value: checked_address(text(value))),
+                "port": fields.take("port", _port, default=DEFAULT_PORT),
+                "driver": fields.take("driver", self._driver, default=self._only_driver()),
+            }
         dependencies = self._dependencies
-        host = await self._store.add(
-            name=name, address=address, port=port, driver=driver, shards=dependencies.shards
-        )
+
+        async def write(connection: Connection) -> Host:
+            return await self._store.add(**asked, shards=dependencies.shards, within=connection)
+
+        host = await self._editor.add(request, response, asked, write, self._store.get)
         await _bump(dependencies.cluster, host, request)
         response.set_header("Location", f"/v1/hosts/{host.id}")
         document = host_document(host, _Owners(dependencies.cluster).of(host))
@@ -105,8 +112,9 @@ class Hosts:
 
 
 class HostResource:
-    def __init__(self, dependencies: Dependencies) -> None:
+    def __init__(self, dependencies: Dependencies, editor: Editor) -> None:
         self._dependencies = dependencies
+        self._editor = editor
         self._store = dependencies.hosts
 
     async def on_get(self, request: Request, response: Response, host: str) -> None:
@@ -125,8 +133,13 @@ class HostResource:
             "power_management": _agent,
         }
         changes = taken(await read_json(request), checks, may_be_null=("power_management",))
-        with if_matching():
-            changed = await self._store.update(host, changes, version=wanted_version(request))
+        version = wanted_version(request)
+        id = (await self._store.get(host)).id
+
+        async def write(connection: Connection) -> Host:
+            return await self._store.update(id, changes, version=version, within=connection)
+
+        changed = await self._editor.change(request, response, id, changes, write, self._store.get)
         await _bump(self._dependencies.cluster, changed, request)
         owner = _Owners(self._dependencies.cluster).of(changed)
         answer_version(response, host_document(changed, owner))
@@ -134,9 +147,14 @@ class HostResource:
     async def on_delete(self, request: EngineRequest, response: Response, host: str) -> None:
         with Fields(request.params):
             pass
+        version = wanted_version(request)
         found = await self._store.get(host)
-        removed = await self._store.remove(found.id)
-        await _bump(self._dependencies.cluster, removed, request)
+
+        async def write(connection: Connection) -> Host:
+            return await self._store.remove(found.id, version=version, within=connection)
+
+        await self._editor.remove(request, response, found.id, write)
+        await _bump(self._dependencies.cluster, found, request)
         response.status = falcon.HTTP_204
 
 

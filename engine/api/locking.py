@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.commands.edits import NothingIsLocked
 from engine.coordination.session import Session
 from engine.db.database import Database
 from engine.db.shards import incarnation_number
-from engine.errors import Unavailable
 from engine.locks.lock import Locks
 
 
@@ -28,6 +28,6 @@ class PresentLocks:
             id = node.json().get("id") if node is not None else None
             number = await incarnation_number(self._database, id) if id else None
             if number is None:
-                raise Unavailable("no engine has been in this ZooKeeper tree yet: nothing can be locked")
+                raise NothingIsLocked("no engine has been in this ZooKeeper tree yet: nothing can be locked")
             self._made = session, Locks(session, engine=self._name, incarnation=number)
         return self._made[1]

@@ -13,16 +13,11 @@ import falcon
 from falcon.asgi import Request, Response
 
 from engine.api.commands import submit_action
-from engine.api.entities import (
-    answer_version,
-    boolean,
-    if_matching,
-    line,
-    taken,
-    wanted_version,
-)
+from engine.api.editing import Editor
+from engine.api.entities import answer_version, boolean, line, taken, wanted_version
 from engine.api.fields import Fields, several, text
 from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.commands.store import Connection
 from engine.commands.submission import Submission
 from engine.errors import NotFound
 from engine.hosts.inventory.records import (
@@ -83,8 +78,9 @@ def vm_document(vm: Vm) -> dict[str, Any]:
 
 
 class Vms:
-    def __init__(self, inventory: InventoryStore, *, shards: int) -> None:
+    def __init__(self, inventory: InventoryStore, editor: Editor, *, shards: int) -> None:
         self._inventory = inventory
+        self._editor = editor
         self._shards = shards
 
     async def on_get(self, request: Request, response: Response) -> None:
@@ -123,14 +119,19 @@ class Vms:
             cluster = fields.take("cluster", text, default=None)
         if cluster is not None:
             asked["cluster"] = cluster
-        vm = await self._inventory.add_vm(**asked, shards=self._shards)
+
+        async def write(connection: Connection) -> Vm:
+            return await self._inventory.add_vm(**asked, shards=self._shards, within=connection)
+
+        vm = await self._editor.add(request, response, asked, write, self._inventory.vm)
         response.set_header("Location", f"/v1/vms/{vm.id}")
         answer_version(response, vm_document(vm), status=falcon.HTTP_201)
 
 
 class VmResource:
-    def __init__(self, inventory: InventoryStore) -> None:
+    def __init__(self, inventory: InventoryStore, editor: Editor) -> None:
         self._inventory = inventory
+        self._editor = editor
 
     async def on_get(self, request: Request, response: Response, vm: str) -> None:
         with Fields(request.params):
@@ -152,13 +153,25 @@ class VmResource:
             "cluster": text,
         }
         changes = taken(body, checks, may_be_null=("pinned_host", "affinity_group", "affinity"))
-        with if_matching():
-            changed = await self._inventory.update_vm(vm, changes, version=wanted_version(request))
+        version = wanted_version(request)
+        id = (await self._inventory.vm(vm)).id
+
+        async def write(connection: Connection) -> Vm:
+            return await self._inventory.update_vm(id, changes, version=version, within=connection)
+
+        changed = await self._editor.change(request, response, id, changes, write, self._inventory.vm)
         answer_version(response, vm_document(changed))
 
     async def on_delete(self, request: EngineRequest, response: Response, vm: str) -> None:
-        with if_matching():
-            await self._inventory.remove_vm(vm, version=wanted_version(request))
+        with Fields(request.params):
+            pass
+        version = wanted_version(request)
+        id = (await self._inventory.vm(vm)).id
+
+        async def write(connection: Connection) -> Vm:
+            return await self._inventory.remove_vm(id, version=version, within=connection)
+
+        await self._editor.remove(request, response, id, write)
         response.status = falcon.HTTP_204
 
 

@@ -85,15 +85,15 @@ class Submission:
         `lock_wait_seconds`: accept it though its locks are taken; its owner waits for them.
         """
         command = self.catalogue.build(type, arguments)
-        digest = _digest(type, arguments)
-        if key is not None and (known := await self._known(user, key, digest)) is not None:
+        digest = digest_of(type, arguments)
+        if key is not None and (known := await self.known(user, key, digest)) is not None:
             return known
         record = self._record(type, command, user, lock_wait_seconds)
         try:
             await self._accept(command, record, key, digest, waits=lock_wait_seconds is not None)
         except EngineError as refusal:
             # Whoever was first with this key has the locks, or has inserted the row meanwhile.
-            if key is not None and (known := await self._settled(user, key, digest, refusal)) is not None:
+            if key is not None and (known := await self.settled(user, key, digest, refusal)) is not None:
                 return known
             raise
         await self._tell(record.shard)
@@ -146,7 +146,7 @@ class Submission:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    async def _known(self, user: str, key: str, digest: str) -> Submitted | None:
+    async def known(self, user: str, key: str, digest: str) -> Submitted | None:
         known = await self.store.known_key(user, key)
         if known is None:
             return None
@@ -155,19 +155,19 @@ class Submission:
             raise Conflict(f"the Idempotency-Key stands for another request: command {command_id}")
         return Submitted((await self.store.history(command_id)).command, again=True)
 
-    async def _settled(self, user: str, key: str, digest: str, refusal: EngineError) -> Submitted | None:
+    async def settled(self, user: str, key: str, digest: str, refusal: EngineError) -> Submitted | None:
         """What the key stands for after a refusal; where the one who has the lock is not a row yet, it
         may be the same request, and a moment is given to it."""
         until = asyncio.get_running_loop().time() + SAME_REQUEST_SECONDS
         while True:
-            if (known := await self._known(user, key, digest)) is not None:
+            if (known := await self.known(user, key, digest)) is not None:
                 return known
             holder = refusal.holder.command if isinstance(refusal, LockRefused) else None
             if holder is None or asyncio.get_running_loop().time() >= until:
                 return None
             _ended, absent = await self.store.ended_or_absent([holder])
             if not absent:
-                return await self._known(user, key, digest)
+                return await self.known(user, key, digest)
             await asyncio.sleep(FIRST_LOOK_SECONDS)
 
     def _record(
@@ -203,7 +203,7 @@ class Submission:
             )
             await self._insert(command, record, token, key, digest)
         except BaseException as error:
-            await self._give_back(locks, record.id, error)
+            await self.give_back(locks, record.id, error)
             raise
 
     async def _insert(
@@ -232,7 +232,7 @@ class Submission:
             await rows.event("command_submitted", f"{what} was asked for by {record.user or 'somebody'}")
             await rows.flush()
 
-    async def _give_back(self, locks: CommandLocks, command_id: str, error: BaseException) -> None:
+    async def give_back(self, locks: CommandLocks, command_id: str, error: BaseException) -> None:
         """Unless the row may be there after all (a commit's answer was lost): then they stay its own."""
         certain = isinstance(error, Conflict | InvalidInput)
         if not certain and not isinstance(error, Duplicate):
@@ -266,6 +266,6 @@ def with_token(record: CommandRecord, token: int | None) -> CommandRecord:
     return dataclasses.replace(record, lock_token=token)
 
 
-def _digest(type: str, arguments: Json) -> str:
+def digest_of(type: str, arguments: Json) -> str:
     content = orjson.dumps([type, arguments], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 
 import orjson
@@ -194,6 +195,10 @@ class Database:
             else:
                 return done
             await asyncio.sleep(pause)
+
+    def joining(self, connection: AsyncConnection | None) -> AbstractAsyncContextManager[AsyncConnection]:
+        """The caller's writing transaction where it has one, which it commits; else one as of `writing`."""
+        return self.writing() if connection is None else contextlib.nullcontext(connection)
 
     @contextlib.asynccontextmanager
     async def fenced(self, epochs: Mapping[ShardId, int]) -> AsyncIterator[AsyncConnection]:

@@ -36,6 +36,7 @@ from engine.hosts.records import (
 )
 from engine.hosts.status import HostStatus
 from engine.plugin import EngineId, HostId, ShardId
+from engine.secrets import Secrets
 from engine.sharding.hashing import shard_of
 
 _log = logging.getLogger(__name__)
@@ -105,21 +106,36 @@ _CALLED = (
 
 
 class HostStore:
-    """The rows of hosts. Raises `Unavailable` when the database does not answer."""
+    """The rows of hosts. Raises `Unavailable` when the database does not answer.
+
+    `within`: the caller's writing transaction, which the change is to be a part of.
+    """
 
     def __init__(
         self,
         database: Database,
         *,
         drivers: Collection[str] | None = None,
+        secrets: Secrets | None = None,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
-        """`drivers`: names that `add` accepts; None where it is not known which are installed."""
+        """`drivers`: names that `add` accepts; None where it is not known which are installed.
+        `secrets`: what passwords are encrypted with; without it none can be set."""
         self._database = database
+        self._secrets = secrets or Secrets()
         self._drivers = drivers
         self._now = now
 
-    async def add(self, *, name: str, address: str, port: int, driver: str, shards: int) -> Host:
+    async def add(
+        self,
+        *,
+        name: str,
+        address: str,
+        port: int,
+        driver: str,
+        shards: int,
+        within: AsyncConnection | None = None,
+    ) -> Host:
         """A new host, `unassigned`, and its event; `shards` is how many the cluster has.
 
         Raises `InvalidInput` naming the field; `Duplicate` (a `Conflict`) naming `name`, or
@@ -145,21 +161,27 @@ class HostStore:
         row = {column.name: getattr(added, column.name) for column in host.columns}
         for unknown_yet in ("capabilities", "statistics", "power_management"):
             del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             await connection.execute(host.insert().values({**row, "status": str(added.status)}))
             await events.record(connection, "host_added", f"host {name} was added", host_id=host_id, at=now)
         return added
 
-    async def update(self, called: str, changes: Mapping[str, Any], *, version: int | None = None) -> Host:
+    async def update(
+        self,
+        called: str,
+        changes: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        within: AsyncConnection | None = None,
+    ) -> Host:
         """Change what people may change: `name`, `address`, `port`, `cluster`, `power_management`.
 
         Raises `VersionConflict` where `version` is not the present one, `NotFound`, `Duplicate`;
         `Conflict` where VMs forbid to change the cluster. The caller bumps the shard's inbox.
         """
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             present = await _find(connection, (host.c.id == called) | (host.c.name == called), called)
-            if version is not None and version != present.version:
-                raise VersionConflict(f"host {present.name} is at version {present.version}, not {version}")
+            _check_version(present, version)
             columns = dict(changes)
             if "cluster" in columns:
                 wanted = columns.pop("cluster")
@@ -170,8 +192,8 @@ class HostStore:
                 if cluster_id != present.cluster_id:
                     await _require_empty(connection, present)
                 columns["cluster_id"] = cluster_id
-            if "power_management" in columns and columns["power_management"] is None:
-                columns["power_management"] = sa.null()
+            if "power_management" in columns:
+                columns["power_management"] = self._kept(columns["power_management"])
             mine = (host.c.id == present.id) & (host.c.version == present.version)
             changed = host.update().where(mine).values({**columns, "version": present.version + 1})
             if (await connection.execute(changed)).rowcount != 1:
@@ -183,13 +205,22 @@ class HostStore:
             )
             return await _find(connection, host.c.id == present.id, called)
 
-    async def remove(self, host_id: HostId) -> Host:
+    def _kept(self, agent: Mapping[str, Any] | None) -> Any:
+        """How the database has a fence agent: its password encrypted."""
+        if agent is None:
+            return sa.null()
+        return {**agent, "password": self._secrets.encrypt(agent["password"])}
+
+    async def remove(
+        self, host_id: HostId, *, version: int | None = None, within: AsyncConnection | None = None
+    ) -> Host:
         """Delete the host and tell of it. The caller bumps the shard's inbox.
 
-        Raises `NotFound`; `Conflict` while a VM is on it or on its way there.
+        Raises `NotFound`, `VersionConflict`; `Conflict` while a VM is on it or on its way there.
         """
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             removed = await _find(connection, host.c.id == host_id, str(host_id))
+            _check_version(removed, version)
             await _require_empty(connection, removed)
             await connection.execute(host.delete().where(host.c.id == host_id))
             message = f"host {removed.name} was removed"
@@ -299,6 +330,11 @@ async def _find(connection: AsyncConnection, wanted: sa.ColumnElement[bool], cal
     if row is None:
         raise NotFound(f"no host {called[:255]!r}")
     return Host.from_row(dict(row))
+
+
+def _check_version(present: Host, version: int | None) -> None:
+    if version is not None and version != present.version:
+        raise VersionConflict(f"host {present.name} is at version {present.version}, not {version}")
 
 
 async def _require_empty(connection: AsyncConnection, present: Host) -> None:

@@ -57,7 +57,10 @@ class SettledHost:
 
 
 class InventoryStore:
-    """Raises `Unavailable` when the database does not answer."""
+    """Raises `Unavailable` when the database does not answer.
+
+    `within`: the caller's writing transaction, which the change is to be a part of.
+    """
 
     def __init__(self, database: Database, *, now: Callable[[], datetime] = utcnow) -> None:
         self._database = database
@@ -79,6 +82,7 @@ class InventoryStore:
         pinned_host: str | None = None,
         affinity_group: str | None = None,
         affinity: str | None = None,
+        within: AsyncConnection | None = None,
     ) -> Vm:
         """A new VM, down. Raises `InvalidInput` naming the field, `Duplicate`, `NotFound`."""
         vm_id = VmId(str(uuid.uuid4()))
@@ -98,7 +102,7 @@ class InventoryStore:
             "status_since": now,
             "created_at": now,
         }
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             values["cluster_id"] = (await _cluster(connection, cluster))["id"]
             if pinned_host is not None:
                 values["pinned_host_id"] = await _host_id(connection, pinned_host)
@@ -107,12 +111,19 @@ class InventoryStore:
             await events.record(connection, "vm_added", f"VM {name} was added", data=data, at=now)
             return Vm.from_row(await _vm(connection, vm_id))
 
-    async def update_vm(self, called: str, changes: Mapping[str, Any], *, version: int | None = None) -> Vm:
+    async def update_vm(
+        self,
+        called: str,
+        changes: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        within: AsyncConnection | None = None,
+    ) -> Vm:
         """Change what a person may change. Raises `VersionConflict`, `NotFound`, `InvalidInput`.
 
         Memory and processors of a VM that runs are refused: its host has given it what it has.
         """
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             present = await _vm(connection, called)
             _check_version(present, version, f"VM {present['name']}")
             if present["status"] != str(VmStatus.DOWN) and changes.keys() & {"memory_bytes", "cpus"}:
@@ -133,9 +144,11 @@ class InventoryStore:
             )
             return Vm.from_row(await _vm(connection, present["id"]))
 
-    async def remove_vm(self, called: str, *, version: int | None = None) -> Vm:
+    async def remove_vm(
+        self, called: str, *, version: int | None = None, within: AsyncConnection | None = None
+    ) -> Vm:
         """Delete a VM that runs nowhere. Raises `Conflict`, `VersionConflict`, `NotFound`."""
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             present = await _vm(connection, called)
             _check_version(present, version, f"VM {present['name']}")
             idle = (
@@ -203,6 +216,7 @@ class InventoryStore:
         cpu_percent: int = 1000,
         fencing: bool = True,
         balancing: str = "none",
+        within: AsyncConnection | None = None,
     ) -> HostCluster:
         values = {
             "id": str(uuid.uuid4()),
@@ -216,15 +230,20 @@ class InventoryStore:
             "version": 1,
             "created_at": self._now(),
         }
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             await connection.execute(host_cluster.insert().values(values))
             await events.record(connection, "cluster_added", f"cluster {name} was added", at=self._now())
         return HostCluster.from_row(values)
 
     async def update_cluster(
-        self, called: str, changes: Mapping[str, Any], *, version: int | None = None
+        self,
+        called: str,
+        changes: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        within: AsyncConnection | None = None,
     ) -> HostCluster:
-        async with self._database.writing() as connection:
+        async with self._database.joining(within) as connection:
             present = await _cluster(connection, called)
             _check_version(present, version, f"cluster {present['name']}")
             changed = (
@@ -238,10 +257,13 @@ class InventoryStore:
             await events.record(connection, "cluster_updated", message, at=self._now())
             return HostCluster.from_row(await _cluster(connection, present["id"]))
 
-    async def remove_cluster(self, called: str) -> HostCluster:
-        """Delete a cluster that has neither hosts nor VMs. Raises `Conflict`, `NotFound`."""
-        async with self._database.writing() as connection:
+    async def remove_cluster(
+        self, called: str, *, version: int | None = None, within: AsyncConnection | None = None
+    ) -> HostCluster:
+        """Delete a cluster without hosts and VMs. Raises `Conflict`, `VersionConflict`, `NotFound`."""
+        async with self._database.joining(within) as connection:
             present = await _cluster(connection, called)
+            _check_version(present, version, f"cluster {present['name']}")
             if present["id"] == DEFAULT_CLUSTER:
                 raise Conflict("the default cluster stays")
             for table, what in ((host, "hosts"), (vm, "VMs")):

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
+from cryptography.fernet import Fernet, MultiFernet
 from falcon.testing import ASGIConductor
 
 from engine.api.app import create_app
 from engine.api.dependencies import Dependencies
 from engine.api.snapshot import ClusterSnapshot
 from engine.commands.catalogue import load_commands
+from engine.commands.edits import NothingIsLocked
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.coordination.membership import Member
@@ -23,6 +25,7 @@ from engine.errors import Unavailable
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
+from engine.secrets import Secrets
 
 SHARDS = 8
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -100,8 +103,11 @@ def cluster() -> GivenCluster:
     return given
 
 
+SECRETS = Secrets(MultiFernet([Fernet(Fernet.generate_key())]))
+
+
 async def no_locks() -> Locks:
-    raise Unavailable("this cluster has no ZooKeeper")
+    raise NothingIsLocked("no engine has been in this cluster")
 
 
 @asynccontextmanager
@@ -115,7 +121,7 @@ async def conducting(
     app = create_app(
         Dependencies(
             database=database,
-            hosts=HostStore(database, drivers=drivers),
+            hosts=HostStore(database, drivers=drivers, secrets=SECRETS),
             cluster=cluster,
             commands=Submission(
                 store=CommandStore(database),
