@@ -29,6 +29,7 @@ from engine.local_cluster.children import Child, ChildFailed, spawn
 from engine.local_cluster.layout import TICK_SECONDS, Layout, free_port, require_free, write_configuration
 from engine.local_cluster.state import ProcessName, StateDirectory, start_time
 from engine.local_cluster.store import write_fleet
+from engine.secrets import Secrets
 
 LOG = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class LocalCluster:
         require_free(layout.zk_port, "ZooKeeper", "--zk-port")
         if layout.tls:
             write_certificates(directory.simulator)
+        if not directory.secrets_key.exists():
+            Secrets.make_key(directory.secrets_key)
         self.progress("ZooKeeper")
         self.zookeeper = LocalServer(
             directory.zookeeper,
@@ -140,6 +143,7 @@ class LocalCluster:
         argv = [sys.executable, "-m", "engine.supervisor", "--config-file", str(path)]
         child = await spawn(name, argv, log=self.directory.log / f"{name}.log")
         self.engines[name] = child
+        self._remember()
         return child
 
     async def _start_api(self) -> None:

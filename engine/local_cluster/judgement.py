@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from plugins.simulator import witness
 from plugins.simulator.log import Entry
 
+_TOLD = 20
+"""What goes wrong a thousand times is not told a thousand times."""
+_ERROR_LENGTH = 200
 ENDED_WELL = "succeeded"
 ENDED = frozenset({"succeeded", "failed", "compensated", "cancelled"})
 
@@ -72,7 +75,9 @@ class VmVerdict:
             f" {len(self.expected_failures)} failed for a reason that is expected here",
             f"     {len(self.doubles)} doubles, {len(self.lost)} lost",
         ]
-        return lines + [f"     {failure}" for failure in (*self.expected_failures, *self.failures)]
+        told = [*self.failures, *self.expected_failures]
+        lines += [f"     {failure}" for failure in told[:_TOLD]]
+        return lines + ([f"     ... and {len(told) - _TOLD} more"] if len(told) > _TOLD else [])
 
 
 def judge_vms(
@@ -154,4 +159,5 @@ def _lost(command: Submitted) -> str:
         return f"{what} was accepted, and is known no more"
     if not command.ended:
         return f"{what} has not ended: it is {command.state}"
-    return f"{what} ended as {command.state}: {command.error or 'no reason was given'}"
+    why = " ".join(command.error.split())[:_ERROR_LENGTH]
+    return f"{what} ended as {command.state}: {why or 'no reason was given'}"

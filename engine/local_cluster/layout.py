@@ -97,7 +97,10 @@ def write_configuration(
         "timeout_seconds": str(layout.session_seconds),
         "tick_seconds": str(TICK_SECONDS),
     }
-    parser["database"] = {"url": layout.database_url or directory.database_url}
+    parser["database"] = {
+        "url": layout.database_url or directory.database_url,
+        "secrets_key_file": str(directory.secrets_key),
+    }
     parser["sharding"] = {"shards": str(layout.shards), "partitioner": layout.partitioner}
     parser["hosts"] = {
         "tick_seconds": str(layout.tick_seconds),

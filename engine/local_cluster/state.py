@@ -13,12 +13,19 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import Conflict, InvalidInput
+
+PATIENCE_SECONDS = 30.0
+"""How long an `up` may take to stop: engines, fleet and ZooKeeper, which it ends in this order, may take
+11 s until they are killed in their turn."""
+_LEASH_SECONDS = 5.0
+_GLANCE_SECONDS = 0.2
+"""An `engine down` that looks who is here has the lock for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +39,19 @@ class ProcessName:
     def alive(self) -> bool:
         return start_time(self.pid) == self.started
 
-    def signal(self, number: int) -> None:
-        """Send `number` if it is still this process."""
+    def signal(self, number: int) -> bool:
+        """Send `number` if it is still this process; whether it was."""
+        if not self.alive():
+            return False
         with contextlib.suppress(ProcessLookupError):
             fd = os.pidfd_open(self.pid)
             try:
-                if self.alive():
+                if self.alive():  # still: a pid may be another's by now
                     signal.pidfd_send_signal(fd, number)
+                    return True
             finally:
                 os.close(fd)
+        return False
 
 
 def start_time(pid: int) -> int | None:
@@ -63,6 +74,7 @@ class StateDirectory:
         self.etc = self.root / "etc"
         self.log = self.root / "log"
         self.database = self.root / "engine.db"
+        self.secrets_key = self.root / "secrets.key"
         self.endpoint = self.root / "endpoint"
         self._lock = self.root / "lock"
         self._processes = self.root / "processes"
@@ -87,32 +99,36 @@ class StateDirectory:
         """Hold the directory. Raises `Conflict` naming the `up` that has it."""
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _gone(lambda: not _lock(fd), _GLANCE_SECONDS):
+                held = self.holder()
                 raise Conflict(
-                    f"a cluster already runs in {self.root} (pid {self.holder() or 'unknown'}):"
+                    f"a cluster already runs in {self.root} (pid {held.pid if held else 'unknown'}):"
                     " stop it with `engine down`, or choose another --state-dir"
-                ) from None
+                )
+            me = {"pid": os.getpid(), "started": start_time(os.getpid())}
             os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps({"pid": os.getpid()}).encode(), 0)
+            os.pwrite(fd, json.dumps(me).encode(), 0)
             yield
         finally:
             os.close(fd)
 
-    def holder(self) -> int | None:
-        """The pid of the `up` that holds the directory, None when nobody does."""
+    def holder(self) -> ProcessName | None:
+        """The `up` that holds the directory, None when nobody does.
+
+        One that has only just begun may not have written its name yet; then the file has the name of
+        one before, which is gone: with its start time it is told from a later process of that pid.
+        """
         try:
             fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = os.pread(fd, 200, 0)
-                return int(json.loads(text)["pid"]) if text else None
-            return None
+            if _lock(fd, fcntl.LOCK_SH):
+                return None
+            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                said = json.loads(os.pread(fd, 200, 0))
+                return ProcessName("up", int(said["pid"]), int(said["started"]))
+            return ProcessName("up", 0, 0)
         finally:
             os.close(fd)
 
@@ -139,30 +155,46 @@ def _replace(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def stop_cluster(directory: StateDirectory, *, patience_seconds: float = 10.0) -> list[str]:
+def stop_cluster(directory: StateDirectory, *, patience_seconds: float = PATIENCE_SECONDS) -> list[str]:
     """Stop the `up` of a directory and whatever is left of it; say what was done, a line each."""
     done = []
-    if pid := directory.holder():
-        started = start_time(pid)
-        os.kill(pid, signal.SIGTERM)
-        if not _gone(lambda: directory.holder() is None, patience_seconds) and started is not None:
-            ProcessName("up", pid, started).signal(signal.SIGKILL)
-            _gone(lambda: directory.holder() is None, 5.0)
-            done.append(f"killed the cluster (pid {pid}), which did not stop in {patience_seconds:.0f} s")
-        else:
-            done.append(f"stopped the cluster (pid {pid})")
-    left = directory.remembered()
-    for name in left:
+    told: list[ProcessName] = []
+
+    def running() -> bool:
+        up = directory.holder()
+        if up is not None and up not in told and up.signal(signal.SIGTERM):
+            told.append(up)
+        return up is not None
+
+    stopped = _gone(running, patience_seconds)
+    for up in told:
+        if stopped:
+            done.append(f"stopped the cluster (pid {up.pid})")
+        elif up.signal(signal.SIGKILL):
+            done.append(f"killed the cluster (pid {up.pid}), which did not stop in {patience_seconds:.0f} s")
+    # The kernel ends the children of a killed `up`, a moment after it: those are not left over.
+    _gone(lambda: bool(directory.remembered()), _LEASH_SECONDS)
+    for name in directory.remembered():
         name.signal(signal.SIGKILL)
         done.append(f"ended a left-over {name.role} (pid {name.pid})")
-    _gone(lambda: not directory.remembered(), 5.0)
+    _gone(lambda: bool(directory.remembered()), _LEASH_SECONDS)
     directory.endpoint.unlink(missing_ok=True)
     return done
 
 
-def _gone(condition: Any, seconds: float) -> bool:
+def _lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock without waiting; whether it was to be had."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _gone(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until the condition is there no more; False if it still is after so long."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
