@@ -77,6 +77,9 @@ class Api:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._request("POST", self.endpoint.api_url + path, json=body)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._request("PATCH", self.endpoint.api_url + path, json=body)
+
     def delete(self, path: str) -> dict[str, Any]:
         return self._request("DELETE", self.endpoint.api_url + path)
 

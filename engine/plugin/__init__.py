@@ -3,7 +3,8 @@
 A plugin is a class named by an entry point. Host drivers (`engine.drivers`) carry the engine's
 calls to an agent; singletons (`engine.singletons`) run where leadership is; partitioners
 (`engine.partitioners`) say which shards a member should own; commands (`engine.commands`) are what
-users ask for, and outlive the engine that runs them; tasks (`engine.tasks`) are called where the data is.
+users ask for, and outlive the engine that runs them; tasks (`engine.tasks`) are called where the data is,
+jobs (`engine.jobs`) say when.
 Contracts are small ABCs; the suites in `engine.testing` hold every implementation to them. Nothing here
 does I/O.
 """
@@ -54,6 +55,7 @@ from engine.plugin.hosts import (
     VmReport,
     VmStatus,
 )
+from engine.plugin.jobs import Job
 from engine.plugin.partitioners import ClusterView, MemberView, Partitioner, PartitionState, ShardView
 from engine.plugin.rows import Entity, EntityReader, Json, Rows
 from engine.plugin.singletons import (
@@ -120,6 +122,7 @@ __all__ = [
     "HostTarget",
     "HostUnreachable",
     "InvalidInput",
+    "Job",
     "Json",
     "Leadership",
     "Ledger",

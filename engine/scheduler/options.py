@@ -40,8 +40,8 @@ OPTS = [
         default=10.0,
         min=1.0,
         max=600.0,
-        help="How often an engine asks the database for its time, by which it judges what is due. Its own wall"
-        " clock may jump meanwhile.",
+        help="How often an engine asks the database for its time, by which it judges what is due. Its own"
+        " wall clock may jump meanwhile.",
     ),
 ]
 

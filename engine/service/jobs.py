@@ -6,6 +6,7 @@ its locks as a row, so that the run and the command are committed together or no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
@@ -17,11 +18,14 @@ from engine.commands import store as command_rows
 from engine.commands.records import CommandRecord, CommandState
 from engine.commands.submission import Submission
 from engine.commands.transactions import new_record
+from engine.db.database import Database
 from engine.db.events import NewEvent, record_all
-from engine.errors import EngineError
+from engine.errors import EngineError, Unavailable
 from engine.execution.catalogue import Catalogue
 from engine.execution.server import Post
 from engine.plugin import Authority, EngineId, Json, ShardId, TaskContext
+from engine.scheduler.jobs.reconcile import declared_jobs, reconcile
+from engine.scheduler.jobs.store import JobStore
 from engine.scheduler.records import Schedule
 from engine.scheduler.services import CommandEnd
 from engine.sharding.hashing import shard_of
@@ -30,6 +34,24 @@ LOG = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS = 60.0
 """How long a job's command waits for locks that others have."""
+
+
+RECONCILE_PAUSE_SECONDS = 2.0
+"""Between tries, while the database does not answer."""
+
+
+async def reconcile_jobs(
+    database: Database, *, shards: int, bump: Callable[[ShardId], Awaitable[None]]
+) -> None:
+    """Bring the jobs of plugins in line with what is installed here; once, as soon as that can be done."""
+    declared = declared_jobs()
+    while True:
+        try:
+            await reconcile(JobStore(database), declared, shard_of=lambda id: shard_of(id, shards), bump=bump)
+            return
+        except Unavailable as error:
+            LOG.warning("the jobs of plugins cannot be reconciled yet: %s", error)
+            await asyncio.sleep(RECONCILE_PAUSE_SECONDS)
 
 
 class LocalTasks:

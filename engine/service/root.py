@@ -53,7 +53,7 @@ from engine.scheduler.options import settings_from as job_settings
 from engine.scheduler.store import FireStore
 from engine.service.calling import Calling, Visits
 from engine.service.database import require_one_database, watch_database
-from engine.service.jobs import JobCommands, LocalTasks
+from engine.service.jobs import JobCommands, LocalTasks, reconcile_jobs
 from engine.service.metrics import serving_metrics
 from engine.service.plugins import Doors
 from engine.service.telling import most_telling
@@ -255,6 +255,9 @@ class Service:
                     group.create_task(self._heed_inbox(session, fleet, executor, scheduler), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
                     group.create_task(reactions.run(submission), name="reactions"),
+                    group.create_task(
+                        reconcile_jobs(database, shards=conf.sharding.shards, bump=services.bump), name="jobs"
+                    ),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
                         name="singletons",
