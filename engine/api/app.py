@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -50,6 +51,7 @@ from engine.commands.catalogue import load_commands
 from engine.commands.edits import Edits
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
+from engine.config.shared import SharedConfiguration
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.execution.catalogue import load_tasks
@@ -69,7 +71,13 @@ class EngineApp(App[EngineRequest, Response]):
 
 def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     """Every route and the resource behind it."""
-    cluster, secrets = dependencies.cluster, dependencies.secrets
+    cluster = dependencies.cluster
+    configuration = ConfigurationDesk(
+        cluster=cluster,
+        catalogue=dependencies.catalogue,
+        shared=dependencies.shared,
+        secrets=dependencies.cipher,
+    )
     inventory = InventoryStore(dependencies.database, now=dependencies.now)
     jobs = desk_over(dependencies)
     edits = Edits(
@@ -153,7 +161,10 @@ class Lifespan:
 def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     """The app as ENGINE_CONFIG_FILE configures it. For gunicorn: one a worker, after the fork."""
     file = environ.get("ENGINE_CONFIG_FILE")
-    conf = options.load([file] if file else [], program="engine-api")
+    shared = options.load_shared(
+        [file] if file else [], program="engine-api", process=f"api-{socket.gethostname()}-{os.getpid()}"
+    )
+    conf = shared.conf
     settings = DatabaseSettings.from_conf(conf)
     database = Database(
         settings.url,
@@ -161,12 +172,13 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         busy_timeout_seconds=settings.busy_timeout_seconds,
         pool_size=settings.pool_size,
     )
-    cluster = ClusterWatch(options.session_settings(conf))
+    cluster = ClusterWatch(options.session_settings(conf), follow=shared.following)
+    cipher = Secrets.given(settings.secrets_key_file)
     locks = PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}")
     drivers = frozenset(installed("engine.drivers"))
     dependencies = Dependencies(
         database=database,
-        hosts=HostStore(database, drivers=drivers, secrets=Secrets.given(settings.secrets_key_file)),
+        hosts=HostStore(database, drivers=drivers, secrets=cipher),
         cluster=cluster,
         commands=Submission(
             store=CommandStore(database),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from engine.errors import HostUnreachable, InvalidInput
 from engine.plugin import ChildOutcome, HostConnection, HostId, Json
+from engine.secrets import Secrets
 
 
 class Connections(Protocol):
@@ -39,12 +40,16 @@ class Context:
     now: datetime
     connections: Connections = field(repr=False)
     report: Callable[[int, str], None] = field(repr=False)
+    secrets: Secrets = field(repr=False, default_factory=Secrets)
 
     def connection(self, host_id: HostId | None = None) -> HostConnection:
         wanted = host_id or self.host_id
         if wanted is None:
             raise InvalidInput("this step was not intended on any host")
         return self.connections.connection(wanted)
+
+    def reveal(self, secret: str) -> str:
+        return self.secrets.decrypt(secret)
 
     def progress(self, percent: int, message: str = "") -> None:
         self.report(max(0, min(100, percent)), message)

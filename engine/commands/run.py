@@ -564,6 +564,7 @@ class Run:
             now=self._services.now(),
             connections=self._services.connections,
             report=self._report,
+            secrets=self._services.secrets,
         )
 
     def _report(self, percent: int, message: str) -> None:

@@ -14,6 +14,7 @@ from engine.commands.store import CommandStore
 from engine.db.groupcommit import GroupCommit
 from engine.locks.holds import HoldView
 from engine.plugin import Authority, EngineId, ShardId
+from engine.secrets import Secrets
 from engine.sharding.hashing import shard_of
 
 
@@ -81,6 +82,7 @@ class Services:
     bump: Callable[[ShardId], Awaitable[None]]
     settings: CommandSettings = field(default_factory=CommandSettings)
     now: Callable[[], datetime] = utcnow
+    secrets: Secrets = field(default_factory=Secrets)
 
     def shard_of(self, id: str) -> ShardId:
         return shard_of(id, self.shards)

@@ -43,6 +43,13 @@ OPTS: tuple[cfg.Opt, ...] = (
         "has a thread of its own; with PostgreSQL all engines and API workers together must stay below "
         "its max_connections (100). Waiting for a free one costs more than having it.",
     ),
+    cfg.StrOpt(
+        "secrets_key_file",
+        help="The file with the keys under which passwords (of fence agents, for example) are kept in the "
+        "database, readable by this program alone. `engine secrets new-key FILE` makes it and, later, puts "
+        "a new key in front: the first encrypts, all decrypt. All engines and API processes of a cluster "
+        "need the same keys. Without it no password can be set.",
+    ),
 )
 
 
@@ -53,6 +60,7 @@ class DatabaseSettings:
     url: str
     busy_timeout_seconds: float = 5.0
     pool_size: int = 15
+    secrets_key_file: str | None = None
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> DatabaseSettings:
@@ -62,4 +70,5 @@ class DatabaseSettings:
             url=group.url,
             busy_timeout_seconds=group.busy_timeout_seconds,
             pool_size=group.pool_size,
+            secrets_key_file=group.secrets_key_file,
         )

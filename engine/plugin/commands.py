@@ -84,6 +84,10 @@ class StepContext(Protocol):
         Raises `HostUnreachable`: the step waits for the host, then, up to its timeout.
         """
 
+    def reveal(self, secret: str) -> str:
+        """The password that a row keeps encrypted. Keep it out of results. Raises `Conflict` where this
+        engine lacks the key."""
+
     def progress(self, percent: int, message: str = "") -> None:
         """Say how far this step is, 0..100; written now and then, and never waited for."""
 

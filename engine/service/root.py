@@ -51,6 +51,7 @@ from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
 from engine.scheduler.loop import Scheduler
 from engine.scheduler.options import settings_from as job_settings
 from engine.scheduler.store import FireStore
+from engine.secrets import Secrets
 from engine.service.calling import Calling, Visits
 from engine.service.database import require_one_database, watch_database
 from engine.service.jobs import JobCommands, LocalTasks, reconcile_jobs
@@ -90,6 +91,7 @@ class Service:
         self._drivers: dict[str, HostDriver] = {}
         self._doors: Doors
         self._calling: Calling
+        self._secrets: Secrets
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
 
@@ -105,6 +107,7 @@ class Service:
         configuration forbids to serve at all."""
         self.conf.register_mutate_hook(self._mutated)
         chosen = DatabaseSettings.from_conf(self.conf)
+        self._secrets = Secrets.given(chosen.secrets_key_file)
         async with contextlib.AsyncExitStack() as stack:
             database = await stack.enter_async_context(
                 Database(
@@ -344,6 +347,7 @@ class Service:
                 look_seconds=conf.look_seconds,
                 concurrent=conf.concurrent,
             ),
+            secrets=self._secrets,
         )
 
     def _scheduler(

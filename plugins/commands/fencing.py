@@ -81,7 +81,8 @@ class OnProxy(Step):
         return HostId(context.data["proxy"]["host_id"])
 
     async def fence(self, context: StepContext, action: PowerAction) -> PowerState:
-        agent = FenceAgent(**context.data["proxy"]["agent"])
+        kept = context.data["proxy"]["agent"]
+        agent = FenceAgent(**{**kept, "password": context.reveal(kept["password"])})
         return await context.connection().fence_node(agent, action, operation_id=context.operation_id)
 
 

@@ -147,7 +147,8 @@ class Drama:
 
         async def cleared() -> bool:
             found = await lab.vm("vm-1")
-            return found["status"] == "down" and found["host_id"] is None and not lab.doomed()
+            left = found["host_id"] or lab.doomed() or (await lab.get("/v1/locks"))["locks"]
+            return found["status"] == "down" and not left
 
         await lab.until(cleared, what="what is left of it is cleared away")
         self.deaths += 1

@@ -11,6 +11,7 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 from falcon.testing import ASGIConductor
 
+from engine import options
 from engine.api.app import create_app
 from engine.api.dependencies import Dependencies
 from engine.api.snapshot import ClusterSnapshot
@@ -133,7 +134,7 @@ async def conducting(
             locks=locks,
             shards=SHARDS,
             drivers=drivers,
-            secrets={"database/url"},
+            catalogue=options.catalogue(),
         )
     )
     async with ASGIConductor(app) as conductor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from falcon.testing import ASGIConductor
 
 from engine.db.database import Database
-from engine.db.tables import vm
+from engine.db.tables import host, vm
+from tests.contract.api.conftest import SECRETS
 
 VM = {"name": "web-1", "memory_bytes": 2**30}
 
@@ -107,13 +109,19 @@ async def test_a_host_with_vms_is_neither_removed_nor_moved_to_another_cluster(
     assert (moved.status_code, moved.json["version"]) == (200, 2)
 
 
-async def test_the_password_of_a_fence_agent_is_kept_and_never_shown(api: ASGIConductor) -> None:
+async def test_the_password_of_a_fence_agent_is_kept_encrypted_and_never_shown(
+    api: ASGIConductor, database: Database
+) -> None:
     await api.simulate_post("/v1/hosts", json={"name": "h", "address": "10.0.0.9", "driver": "vdsm"})
     agent = {"kind": "ipmilan", "address": "10.0.0.8", "port": 623, "username": "u", "password": "hunter2"}
     changed = await api.simulate_patch("/v1/hosts/h", json={"power_management": agent})
     assert changed.status_code == 200, changed.text
     assert "hunter2" not in changed.text
     assert changed.json["power_management"]["kind"] == "ipmilan"
+    async with database.reading() as connection:
+        kept = (await connection.execute(sa.select(host.c.power_management))).scalar_one()
+    assert "hunter2" not in str(kept)
+    assert SECRETS.decrypt(kept["password"]) == "hunter2"
     half = await api.simulate_patch("/v1/hosts/h", json={"power_management": {"kind": "x"}})
     assert half.status_code == 422
 

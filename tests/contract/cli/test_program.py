@@ -26,6 +26,7 @@ COMMANDS = (
     "singletons list",
     "config get",
     "db upgrade",
+    "secrets new-key",
     "zkcli",
 )
 
@@ -163,3 +164,15 @@ except SystemExit:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_key_file_is_made_and_a_later_key_is_put_in_front(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    assert run_here("secrets", "new-key", str(file)).code == 0
+    first = file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run_here("secrets", "new-key", str(file)).code == 0
+    assert file.read_text().endswith(first)
+    assert len(file.read_text().splitlines()) == 2
+    nowhere = run_here("secrets", "new-key", str(tmp_path / "no" / "keys"))
+    assert (nowhere.code, "cannot be written: No such file" in nowhere.err) == (1, True)

@@ -44,6 +44,14 @@ async def told(database: Database, kind: str) -> list[events.Event]:
         return await events.page(connection, limit=100, kind=kind)
 
 
+async def test_without_a_key_no_password_is_kept(store: HostStore) -> None:
+    await add(store, "web-1")
+    agent = {"kind": "x", "address": "y", "port": 1, "username": "u", "password": "p"}
+    with pytest.raises(Conflict, match=r"\[database\] secrets_key_file"):
+        await store.update("web-1", {"power_management": agent})
+    assert (await store.get("web-1")).power_management is None
+
+
 async def test_an_added_host_is_unassigned_in_its_shard_and_an_event_tells_of_it(
     store: HostStore, database: Database
 ) -> None:

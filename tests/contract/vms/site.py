@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.fernet import Fernet, MultiFernet
+
 from engine.commands.catalogue import Catalogue
 from engine.commands.executor import CommandExecutor
 from engine.commands.reactions import Reactions
@@ -29,6 +31,7 @@ from engine.hosts.status import Timings
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
+from engine.secrets import Secrets
 from engine.sharding.store import EpochStore
 from plugins.commands import fencing, migration, treatment, vms
 from plugins.commands import hosts as host_commands
@@ -38,13 +41,14 @@ from plugins.simulator.log import PowerChange, Request, read_log, read_requests
 from tests.contract.commands.engines import Claim
 
 SHARDS = 8
+SECRETS = Secrets(MultiFernet([Fernet(Fernet.generate_key())]))
 DEADLINE_SECONDS = 30.0
 FAST = MonitorSettings(
     tick_seconds=0.05,
     statistics_seconds=0.15,
     flush_seconds=0.01,
     refresh_seconds=0.5,
-    timings=Timings(grace_seconds=0.5, recovering_seconds=0.5, auto_recovery_seconds=0.5),
+    timings=Timings(grace_seconds=0.5, recovering_seconds=0.5),
 )
 SETTINGS = CommandSettings(
     quarantine_seconds=0.5,
@@ -151,6 +155,7 @@ class VmSite:
                 ledger=GroupCommit(self.database),
                 locks=self.locks,
                 connections=fleet,
+                secrets=SECRETS,
                 catalogue=CATALOGUE,
                 bump=self._bump,
                 settings=SETTINGS,
@@ -172,7 +177,7 @@ class VmSite:
 
     async def give_power(self, number: int) -> None:
         """Let the host's power be reached: the simulator's fence agents are named by ports."""
-        agent = {"kind": "ipmilan", "address": "127.0.0.1", "username": "u", "password": "p"}
+        agent = {"kind": "ipmilan", "address": "127.0.0.1", "username": "u", "password": SECRETS.encrypt("p")}
         power = {**agent, "port": self.agents[number].port}
         async with self.database.writing() as connection:
             await connection.execute(
