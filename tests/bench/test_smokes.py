@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 
 SMALLEST = {
     "bench_api": ["--seconds", "1"],
+    "bench_commands": ["--smoke"],
     "bench_db": ["--smoke"],
     "bench_failover": ["--only", "engine", "--kills", "1", "--hosts", "6"],
     "bench_locks": ["--smoke"],
