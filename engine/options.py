@@ -27,6 +27,7 @@ from engine.coordination.paths import Paths
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
 from engine.errors import InvalidInput
+from engine.secrets import Secrets
 from engine.execution import options as execution
 from engine.extensions import installed, load_class
 from engine.hosts import options as hosts
@@ -68,17 +69,19 @@ def load(files: Sequence[str], *, program: str = "engine") -> cfg.ConfigOpts:
 def load_shared(files: Sequence[str], *, program: str, process: str | None = None) -> LiveConfiguration:
     """As `load`, with what the cluster sets on top of the files; the result keeps it current.
 
-    `process` names one that is no engine. Raises oslo.config's errors, and `InvalidInput`.
+    `process` names one that is no engine; all such of a program share one file of values. Raises
+    oslo.config's errors, `InvalidInput`, `Conflict`.
     """
     own = load(files, program=program)
     name = process or own.engine.name
     live = LiveConfiguration(
         files,
-        _rendered_file(own, name),
+        _rendered_file(own, program if process else name),
         catalogue=catalogue(),
         read=lambda found: read(found, program=program),
         name=name,
-        engine=None if process else name,
+        engine=None if process else own.engine.name,
+        secrets=Secrets.given(own.database.secrets_key_file),
     )
     live.start(session_settings(own))
     log.setup(live.conf, program)

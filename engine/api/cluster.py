@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Self
 
@@ -36,8 +37,16 @@ BUMP_SECONDS = 1.0
 class ClusterWatch:
     """An async context manager; `snapshot` and the like are read without I/O in between."""
 
-    def __init__(self, settings: SessionSettings, *, now: Callable[[], datetime] = utcnow) -> None:
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        follow: Callable[[Session], AbstractAsyncContextManager[None]] | None = None,
+        now: Callable[[], datetime] = utcnow,
+    ) -> None:
+        """`follow` is entered in each session, and left at its end."""
         self.paths = Paths(settings.cluster)
+        self._follow = follow
         self._settings = settings
         self._now = now
         self._session: Session | None = None
@@ -117,6 +126,8 @@ class ClusterWatch:
                 await session.ensure(path)
             await session.ensure(self.paths.inbox)
             await self._replicate(session, stack)
+            if self._follow is not None:
+                await stack.enter_async_context(self._follow(session))
             stack.enter_context(self._current(session))
             session.on_connection_change(self._on_connection)
             self._on_connection(session.connected)

@@ -12,11 +12,16 @@ from engine.api.metrics import Metrics
 from engine.api.snapshot import ClusterSnapshot
 from engine.clock import utcnow
 from engine.commands.submission import Submission
+from engine.config.catalogue import OptionCatalogue
+from engine.config.live import ConfigurationStatus
+from engine.config.shared import SharedConfiguration
 from engine.db.database import Database
+from engine.errors import Unavailable
 from engine.execution.catalogue import Catalogue
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import ShardId
+from engine.secrets import Secrets
 
 
 class Cluster(Protocol):
@@ -38,10 +43,15 @@ class Cluster(Protocol):
         """Tell the owner of `shard` that something waits for it. Raises `EngineError`."""
 
 
+def _no_session() -> SharedConfiguration:
+    raise Unavailable("there is no ZooKeeper")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """`locks` gives those of the present session, or raises `Unavailable`; `shards` is how many the cluster
-    has; `secrets` the `group/option` names never shown."""
+    has; `shared` the configuration in the present session, or raises `Unavailable`; `configured` how far this
+    process has come with it."""
 
     database: Database
     hosts: HostStore
@@ -50,7 +60,10 @@ class Dependencies:
     locks: Callable[[], Awaitable[Locks]]
     shards: int
     drivers: Collection[str]
-    secrets: Collection[str] = ()
+    catalogue: OptionCatalogue = field(default_factory=lambda: OptionCatalogue(()))
+    shared: Callable[[], SharedConfiguration] = _no_session
+    configured: Callable[[], ConfigurationStatus | None] = lambda: None
+    cipher: Secrets = field(default_factory=Secrets)
     feed: FeedSettings = field(default_factory=FeedSettings)
     tasks: Catalogue = field(default_factory=lambda: Catalogue(()))
     metrics: Metrics = field(default_factory=Metrics)

@@ -34,10 +34,15 @@ class Readiness:
         database = await self._database()
         reasons = {"zookeeper": self._dependencies.cluster.trouble, "database": database}
         ready = not any(reasons.values())
-        document = {
+        document: dict[str, Any] = {
             "status": "ready" if ready else "not ready",
             "checks": {name: _check(reason) for name, reason in reasons.items()},
         }
+        if (configured := self._dependencies.configured()) is not None:
+            document["configuration"] = {
+                "pending": configured.pending,
+                "refused": configured.refused,
+            }
         answer(response, document, status=falcon.HTTP_200 if ready else falcon.HTTP_503)
 
     async def _database(self) -> str:

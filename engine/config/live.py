@@ -32,6 +32,7 @@ from engine.coordination.session import Session
 from engine.coordination.settings import SessionSettings
 from engine.coordination.snapshot import read_tree
 from engine.errors import EngineError, InvalidInput, NotFound, Unavailable
+from engine.secrets import Secrets, is_encrypted
 
 LOG = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class LiveConfiguration:
         read: Reader,
         name: str,
         engine: str | None = None,
+        secrets: Secrets | None = None,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
         self._files = [*files, str(rendered)]
@@ -87,6 +89,7 @@ class LiveConfiguration:
         self._read = read
         self._name = name
         self._engine = engine
+        self._secrets = secrets or Secrets()
         self._now = now
         self._accepted: Mapping[str, bytes] = {}
         self._known = False
@@ -107,7 +110,17 @@ class LiveConfiguration:
         else:
             self._render(nodes)
         self.conf = self._read(self._files)
+        self._decrypt(self.conf)
         return self.conf
+
+    def _decrypt(self, conf: cfg.ConfigOpts) -> None:
+        """In the file stands ciphertext, in memory what it says. Raises `Conflict` where no key fits."""
+        for declared in self._catalogue:
+            if declared.secret and declared.key in self._accepted:
+                conf.register_opt(declared.option, declared.group)
+                kept = _value(conf, declared)
+                if isinstance(kept, str) and is_encrypted(kept):
+                    conf.set_override(declared.option.dest, self._secrets.decrypt(kept), declared.group)
 
     def subscribe(self, callback: Callable[[ConfigurationStatus], None]) -> None:
         """Have `callback` called in the loop each time that something was applied or refused."""
@@ -117,7 +130,7 @@ class LiveConfiguration:
     async def following(self, session: Session) -> AsyncIterator[None]:
         """Keep current while the body runs; what is configured at the beginning has been applied.
 
-        Raises `RestartNeeded` when the process was started without the cluster's values and they matter.
+        Raises `RestartNeeded` when an engine was started without the cluster's values and they matter.
         """
         paths = session.paths
         roots = [paths.config] + ([paths.config_of(self._engine)] if self._engine else [])
@@ -128,7 +141,7 @@ class LiveConfiguration:
         async with contextlib.AsyncExitStack() as stack:
             replicas = [await stack.enter_async_context(session.replica(root)) for root in roots]
             self._apply(replicas)
-            if self.unread and self.status.pending:
+            if self._engine and self.unread and self.status.pending:
                 raise RestartNeeded(
                     "started without the cluster's configuration, which differs: "
                     + ", ".join(self.status.pending[:5])
@@ -184,6 +197,7 @@ class LiveConfiguration:
     def _pending(self) -> list[str]:
         """Options whose value in the files is another than the one in force."""
         fresh = self._read(self._files)
+        self._decrypt(fresh)
         pending = []
         for declared in self._catalogue:
             try:

@@ -166,6 +166,17 @@ class SharedConfiguration:
                 back[change.key] = change.old.encode() if change.old is not None else None
         return back
 
+    async def progress(self) -> list[dict[str, Any]]:
+        """What each process says of itself, by its name: see `live.ConfigurationStatus`."""
+        try:
+            names = await self._session.children(self._paths.config_status)
+        except NotFound:
+            return []
+        nodes = await self._session.get_many([f"{self._paths.config_status}/{name}" for name in names])
+        return [
+            {"name": name, **node.json()} for name, node in zip(names, nodes, strict=True) if node is not None
+        ]
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _root(self, engine: str | None) -> str:

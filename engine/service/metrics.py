@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from engine.config.live import LiveConfiguration
 from engine.errors import InvalidInput
 from engine.hosts.fleet import HostFleet
 from engine.hosts.measures import BOUNDS_SECONDS, Distribution
@@ -46,6 +47,9 @@ class Measured(Protocol):
     def fleet(self) -> HostFleet | None: ...
 
     @property
+    def shared(self) -> LiveConfiguration | None: ...
+
+    @property
     def shards_owned(self) -> int: ...
 
     def authority_seconds(self) -> float: ...
@@ -65,6 +69,17 @@ class EngineCollector(Collector):
             "Seconds for which this engine may act if ZooKeeper answers nothing more.",
             measured.authority_seconds(),
         )
+        if (shared := measured.shared) is not None:
+            yield GaugeMetricFamily(
+                "engine_configuration_refused",
+                "Options that the cluster sets to values that this engine refuses.",
+                len(shared.status.refused),
+            )
+            yield GaugeMetricFamily(
+                "engine_configuration_pending",
+                "Options whose new values wait for this engine to start again.",
+                len(shared.status.pending),
+            )
         if (fleet := measured.fleet) is None:
             return
         yield GaugeMetricFamily("engine_hosts", "Hosts monitored by this engine.", fleet.hosts)
