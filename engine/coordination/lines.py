@@ -37,6 +37,7 @@ class Lines:
         self._clock = clock
         self._seen: dict[str, dict[str, float]] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._head_listeners: list[Callable[[], None]] = []
         self._read(replica.nodes)
 
     @classmethod
@@ -70,6 +71,11 @@ class Lines:
         listeners.append(callback)
         return lambda: listeners.remove(callback)
 
+    def subscribe_heads(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the own nodes of lines have changed; returns the unsubscribe."""
+        self._head_listeners.append(callback)
+        return lambda: self._head_listeners.remove(callback)
+
     def names(self) -> Iterator[str]:
         """Of all lines that exist."""
         return (name for name in self._replica.nodes if name and "/" not in name)
@@ -95,9 +101,11 @@ class Lines:
         return Contender(node, data.decode("utf-8", "replace"), here)
 
     def _changed(self, names: frozenset[str]) -> None:
-        for line in self._read(names):
-            for listener in list(self._listeners.get(line, ())):
-                listener()
+        listeners = [listener for line in self._read(names) for listener in self._listeners.get(line, ())]
+        if any("/" not in name for name in names):
+            listeners += self._head_listeners
+        for listener in listeners:
+            listener()
 
     def _read(self, names: Iterable[str]) -> set[str]:
         """Take note of these nodes; the lines that they belong to."""

@@ -101,6 +101,14 @@ class Paths:
         return f"{self.waits}/{key}"
 
     @property
+    def state(self) -> str:
+        return f"{self.root}/state"
+
+    def map(self, name: str) -> str:
+        """The root of a clustered map; its keys are the children."""
+        return f"{self.state}/{checked_name(name)}"
+
+    @property
     def config(self) -> str:
         return f"{self.root}/config"
 

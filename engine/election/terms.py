@@ -17,6 +17,7 @@ from engine.coordination.session import Session, SessionEnded
 from engine.coordination.tokens import token_of
 from engine.election.leadership import HeldLeadership
 from engine.election.standing import Standings, Unranked
+from engine.errors import AuthorityLost
 from engine.plugin import Authority, EngineId, Guard, ShardId
 
 
@@ -57,6 +58,8 @@ async def shard_term(
 ) -> AsyncIterator[HeldLeadership]:
     """The term of a duty that runs with the owner of a shard: it lasts until the shard is `released`."""
     await until_wanted(standings, name, released)
+    if released.is_set():
+        raise AuthorityLost(f"shard {shard} is no longer ours")
     leadership = HeldLeadership(
         authority,
         name=f"{name}#{shard}",

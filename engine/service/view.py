@@ -14,8 +14,8 @@ from engine.execution.server import CallServer
 from engine.hosts.fleet import HostFleet
 from engine.plugin import Activity, HostId, Scope
 from engine.sharding.ownership import Ownership
-from engine.singletons.duty import DutyState
 from engine.singletons.runner import SingletonRunner
+from engine.singletons.status import DutyState
 
 _COUNTERS = ("polls", "connects", "failures", "refusals", "transitions", "events", "reports_written")
 

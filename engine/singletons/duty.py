@@ -9,54 +9,25 @@ an abandoned one has not ended, the duty stands back.
 from __future__ import annotations
 
 import asyncio
-import enum
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from typing import Any
 
 from engine.clock import boottime
 from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
-from engine.plugin import PluginContext, Scope
+from engine.plugin import PluginContext
 from engine.singletons.backoff import BackOff
+from engine.singletons.brood import Brood
 from engine.singletons.loading import SingletonPlugin
+from engine.singletons.status import DutyState, DutyStatus
 from engine.singletons.threads import run_singleton
 
 LOG = logging.getLogger(__name__)
-
-
-class DutyState(enum.Enum):
-    """Where a duty stands on this engine."""
-
-    STARTING = "starting"
-    WAITING = "waiting"
-    """A candidate, or on its way to be one; another engine leads or nobody can."""
-    RUNNING = "running"
-    RESTING = "resting"
-    """It failed here and stands back for a while; not a candidate."""
-    STUCK = "stuck"
-    """It was abandoned and has not ended yet; not a candidate."""
-    STOPPED = "stopped"
-    REFUSED = "refused"
-    """It was not loaded; `fault` says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DutyStatus:
-    """A snapshot for display. `failures` counts those in a row, `fault` is the last one's first line."""
-
-    name: str
-    source: str
-    scope: Scope | None
-    state: DutyState
-    since: datetime
-    token: int | None = None
-    failures: int = 0
-    fault: str = ""
-    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +46,12 @@ Terms = Callable[[], AbstractAsyncContextManager[HeldLeadership]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DutySettings:
+    """After `yield_after` failures in a row here other engines are to lead for `yield_seconds`."""
+
     back_off: BackOff
     stop_seconds: float = 3.0
+    yield_after: int = 3
+    yield_seconds: float = 300.0
 
 
 class Duty:
@@ -89,11 +64,16 @@ class Duty:
         *,
         settings: DutySettings,
         chance: Callable[[], float],
+        told: Callable[[], None] = lambda: None,
     ) -> None:
+        """`told` is called when the status has changed."""
         self.plugin = plugin
         self._context = context
         self._settings = settings
         self._chance = chance
+        self._told = told
+        self._stirred = asyncio.Event()
+        self._forgiving: asyncio.TimerHandle | None = None
         self._abandoned: asyncio.Task[Fault] | None = None
         self.status = DutyStatus(
             name=plugin.name,
@@ -116,6 +96,10 @@ class Duty:
         finally:
             self._note(DutyState.STOPPED)
 
+    def stir(self) -> None:
+        """Rest no longer: somebody wants it to run now."""
+        self._stirred.set()
+
     async def _one_term(self, terms: Terms) -> None:
         self._note(DutyState.WAITING)
         try:
@@ -130,13 +114,15 @@ class Duty:
             return
         if lasted >= self._settings.back_off.longest_seconds:
             self.status = replace(self.status, failures=0)
+            self._forgive()
         if fault is not None:
             await self._rest(fault)
 
     async def _serve(self, term: HeldLeadership) -> Fault | None:
         """Run the plugin until it faults (returned) or the term ends (None)."""
         name = f"singleton {self.plugin.name}"
-        work = asyncio.create_task(self._contained(term), name=name)
+        brood = Brood(self.plugin.factory)
+        work = asyncio.create_task(self._contained(term), name=name, context=brood.context())
         ended = asyncio.create_task(term.ended.wait(), name=f"{name} term")
         try:
             await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,6 +133,7 @@ class Duty:
             ended.cancel()
             term.end("the singleton is being stopped")  # a plugin that ignores its cancellation acts no more
             await self._stop(work)
+            self._end_tasks(brood)
         return None
 
     async def _contained(self, term: HeldLeadership) -> Fault:
@@ -178,6 +165,21 @@ class Duty:
         elif not work.cancelled() and work.result().details:
             LOG.warning("singleton %s: raised when cancelled\n%s", self.plugin.name, work.result().details)
 
+    def _end_tasks(self, brood: Brood) -> None:
+        """What a run has started ends with it."""
+        left = brood.left()
+        if not left:
+            return
+        self.status = replace(self.status, tasks_left=self.status.tasks_left + len(left))
+        LOG.error(
+            "singleton %s: left %d tasks behind, which are cancelled: %s",
+            self.plugin.name,
+            len(left),
+            "; ".join(f"{task.get_name()} at {''.join(_where(task)).strip()}" for task in left[:5]),
+        )
+        for task in left:
+            task.cancel()
+
     async def _rest(self, fault: Fault) -> None:
         if fault.blameless:
             LOG.info("singleton %s: %s", self.plugin.name, fault.summary)
@@ -185,7 +187,16 @@ class Duty:
             return
         failures = self.status.failures + 1
         seconds = self._settings.back_off.seconds(failures, self._chance())
-        self.status = replace(self.status, failures=failures, fault=fault.summary, details=fault.details)
+        self.status = replace(
+            self.status,
+            failures=failures,
+            failed_at=self._context.now(),
+            fault=fault.summary,
+            details=fault.details,
+        )
+        if failures >= self._settings.yield_after:
+            self._yield()
+        self._stirred.clear()
         self._note(DutyState.RESTING)
         LOG.error(
             "singleton %s: %s (failure %d in a row; resting %.1f s)\n%s",
@@ -195,13 +206,31 @@ class Duty:
             seconds,
             fault.details,
         )
-        await asyncio.sleep(seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+
+    def _yield(self) -> None:
+        """From here on every other engine comes before this one, for a while."""
+        if self._forgiving is not None:
+            self._forgiving.cancel()
+        self.status = replace(self.status, yielding=True)
+        loop = asyncio.get_running_loop()
+        self._forgiving = loop.call_later(self._settings.yield_seconds, self._forgive)
+
+    def _forgive(self) -> None:
+        if self._forgiving is not None:
+            self._forgiving.cancel()
+            self._forgiving = None
+            self.status = replace(self.status, yielding=False)
+            self._told()
 
     def _note(self, state: DutyState, *, token: int | None = None) -> None:
         self.status = replace(self.status, state=state, since=self._context.now(), token=token)
+        self._told()
 
 
-def _where(task: asyncio.Task[Fault]) -> list[str]:
+def _where(task: asyncio.Task[Any]) -> list[str]:
     """Where a task waits, outermost first; `Task.get_stack` shows only its outermost frame."""
     lines: list[str] = []
     waiting: object = task.get_coro()

@@ -43,4 +43,19 @@ OPTS = [
         help="The longest rest after repeated failures, in seconds. A singleton that ran well for this long"
         " starts at `retry_seconds` again.",
     ),
+    cfg.IntOpt(
+        "yield_after_failures",
+        default=3,
+        min=1,
+        help="After so many failures in a row here a singleton yields: every other engine that has it comes"
+        " before this one for `yield_seconds`. Fewer would move it at one bad answer of the database.",
+    ),
+    cfg.FloatOpt(
+        "yield_seconds",
+        default=300.0,
+        min=0.0,
+        max=86400.0,
+        help="How long a singleton yields to other engines after `yield_after_failures`, in seconds; long"
+        " enough for somebody to look, short enough to come back by itself.",
+    ),
 ]

@@ -18,9 +18,10 @@ from engine.coordination.session import Session
 from engine.errors import AuthorityLost
 from engine.plugin import EngineId
 from engine.singletons.backoff import BackOff
-from engine.singletons.duty import DutySettings, DutyState, DutyStatus
+from engine.singletons.duty import DutySettings
 from engine.singletons.loading import NAMESPACE, load_singletons
 from engine.singletons.runner import SingletonRunner
+from engine.singletons.status import DutyState, DutyStatus
 from engine.testing.singletons import RecordedEvents, context
 from tests.contract.election.members import member
 from tests.contract.singletons.plugins import running, terms

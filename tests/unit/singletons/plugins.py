@@ -26,6 +26,13 @@ class OnEachShard(Good):
     scope = Scope.SHARD
 
 
+class BlockingOnEachShard(Singleton):
+    scope = Scope.SHARD
+
+    def run(self, leadership: Leadership) -> None:
+        leadership.stopping.wait()
+
+
 class FromTheFuture(Good):
     contract = 99
 

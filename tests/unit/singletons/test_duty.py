@@ -16,8 +16,9 @@ from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import Leadership, PluginContext, Singleton
 from engine.singletons.backoff import BackOff
-from engine.singletons.duty import Duty, DutySettings, DutyState
+from engine.singletons.duty import Duty, DutySettings
 from engine.singletons.loading import SingletonPlugin
+from engine.singletons.status import DutyState
 from engine.testing.singletons import RecordedEvents, SwitchedAuthority, context
 from tests.unit.singletons.waiting import until
 

@@ -46,7 +46,7 @@ def test_a_plugin_is_loaded_with_the_values_of_its_options(tmp_path: Path) -> No
         ("plugins:FromTheFuture", "it is written for contract 99, this engine has 1"),
         ("plugins:NotAClass", "it is no subclass of engine.plugin.Singleton"),
         ("plugins:WithoutRun", "it does not define run()"),
-        ("plugins:OnEachShard", "singletons of scope SHARD are not run yet; CLUSTER and ENGINE are"),
+        ("plugins:BlockingOnEachShard", "its scope is SHARD and its run() a plain `def`"),
         ("plugins:ClashingOptions", "its options in [singleton_bad] are not usable"),
         ("plugins:BadDefault", "its options in [singleton_bad] are not usable"),
         ("plugins:Missing", "it cannot be imported: AttributeError"),
