@@ -76,14 +76,6 @@ OPTS = [
         help="How long an agent may answer that it is recovering before its host is `non_operational`, in"
         " seconds.",
     ),
-    cfg.FloatOpt(
-        "auto_recovery_seconds",
-        mutable=True,
-        default=300.0,
-        min=0.01,
-        max=86400.0,
-        help="A host that is `non_operational` is tried again after so many seconds.",
-    ),
     cfg.IntOpt(
         "connects",
         mutable=True,
@@ -148,7 +140,6 @@ class MonitorSettings:
                 "grace_seconds",
                 "grace_vm_seconds",
                 "recovering_seconds",
-                "auto_recovery_seconds",
             )
         }
         rest = {option.dest: values[option.dest] for option in OPTS if option.dest not in patience}

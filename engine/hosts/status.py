@@ -67,7 +67,6 @@ class Timings:
     grace_seconds: float = 60.0
     grace_vm_seconds: float = 0.5
     recovering_seconds: float = 180.0
-    auto_recovery_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +219,6 @@ def _reason(state: HostState, status: HostStatus, observation: Observation, timi
             return "the agent is recovering"
         case _, _S.NON_OPERATIONAL:
             return f"the agent has been recovering for more than {timings.recovering_seconds:.0f} s"
-        case TimePassed(), _S.UNASSIGNED:
-            return "automatic recovery"
         case PowerCut(), _:
             return "it was switched off"
         case MaintenanceRequested(), _S.MAINTENANCE:
@@ -266,10 +263,6 @@ def _stay_in_grace(state: HostState, at: float, timings: Timings) -> HostStatus:
 
 def _initializing_for_a_while(state: HostState, at: float, timings: Timings) -> HostStatus:
     return _S.NON_OPERATIONAL if at > state.since + timings.recovering_seconds else state.status
-
-
-def _recovered_after_a_while(state: HostState, at: float, timings: Timings) -> HostStatus:
-    return _S.UNASSIGNED if at > state.since + timings.auto_recovery_seconds else state.status
 
 
 def _each(statuses: frozenset[HostStatus] | set[HostStatus], decide: Decision) -> dict[HostStatus, Decision]:
@@ -327,7 +320,6 @@ TABLE: Mapping[type[Observation], Mapping[HostStatus, Decision]] = {
     TimePassed: {
         **_each(frozenset(_S), _stay),
         _S.INITIALIZING: _initializing_for_a_while,
-        _S.NON_OPERATIONAL: _recovered_after_a_while,
     },
 }
 """Which status follows, by observation and present status; what is absent is illegal."""

@@ -73,8 +73,7 @@ MOVES: list[tuple[HostState, Observation, HostStatus]] = [
     (state(S.INITIALIZING), TimePassed(180.1), S.NON_OPERATIONAL),
     (state(S.INITIALIZING), NetworkFailed(1.0, "x"), S.CONNECTING),
     (state(S.NON_OPERATIONAL), Recovering(1.0), S.NON_OPERATIONAL),
-    (state(S.NON_OPERATIONAL), TimePassed(300.0), S.NON_OPERATIONAL),
-    (state(S.NON_OPERATIONAL), TimePassed(300.1), S.UNASSIGNED),
+    (state(S.NON_OPERATIONAL), TimePassed(9999.0), S.NON_OPERATIONAL),
     (state(S.NON_OPERATIONAL), NetworkFailed(1.0, "x"), S.CONNECTING),
     # maintenance
     (state(S.UP), MaintenanceRequested(1.0), S.PREPARING_FOR_MAINTENANCE),
