@@ -4,6 +4,10 @@ The watch is set before the first read, so nothing falls between. An event makes
 paths again, many in one request; a deletion needs no read. Values are applied by mzxid, deletions in
 order of arrival. After a reconnect the watch is set again and everything compared: a gap is closed
 by difference, never by silence. Watches give the latest value, not each one in between.
+
+A tree in which every write also sets the root (`revised`) is compared by its root alone: where that
+has not changed, nothing has. What was announced before the gap and not read yet is read after it; the
+server announces a change before it answers any read with it, so a root that was read promises that.
 """
 
 from __future__ import annotations
@@ -47,14 +51,24 @@ class Replica:
     """
 
     def __init__(
-        self, source: Source, root: str, logger: logging.Logger, *, gather_seconds: float = 0.0
+        self,
+        source: Source,
+        root: str,
+        logger: logging.Logger,
+        *,
+        gather_seconds: float = 0.0,
+        revised: bool = False,
     ) -> None:
         """`gather_seconds`: how long what was created or set may wait to be read with what follows.
-
         Deletions need no read, so they show at once in any case.
+
+        `revised`: whoever writes below the root sets the root, last in the same transaction; only what
+        vanishes with its session does not.
         """
         self.root = root
         self._gather_seconds = gather_seconds
+        self._revised = revised
+        self._revision: tuple[int, int] | None = None
         self._hurry = asyncio.Event()
         self._prefix = "" if root == "/" else root
         self._source = source
@@ -67,6 +81,7 @@ class Replica:
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()  # while a read is under way, whose answer may be older
         self._reading = False
+        self._asked: frozenset[str] = frozenset()  # names that the read under way is about
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._round = 0
@@ -86,6 +101,15 @@ class Replica:
     async def fresh(self) -> None:
         """Return when all that was written before this call is visible. Raises `Unavailable`."""
         await self._source.sync(self.root)
+        await self.settled()
+
+    def pending(self, name: str) -> bool:
+        """Whether a change of this node was announced that subscribers have not been told of yet."""
+        return name in self._dirty or name in self._asked or name in self._changed or not self._current
+
+    async def settled(self) -> None:
+        """Return when all that was announced before this call is visible, and subscribers have been told.
+        Raises `Unavailable`."""
         # The events came before the reply. One round may be under way with older answers, so what
         # is dirty now has been read when the round after it has ended.
         target = self._round + 2
@@ -95,6 +119,8 @@ class Replica:
                 raise Unavailable("the connection to ZooKeeper broke")
             self._round_ended.clear()
             await self._round_ended.wait()
+        if self._changed:
+            await asyncio.sleep(0)  # their turn was asked for before ours
 
     # --- called by the session, in the loop -------------------------------------------------------
 
@@ -108,6 +134,9 @@ class Replica:
             self._dirty.discard(name)
             if self._reading:
                 self._deleted.add(name)
+            if self._revised and name:  # nobody sets the root for an entry that went with its session
+                self._dirty.add("")
+                self._wake.set()
         else:
             self._dirty.add(name)
             self._wake.set()
@@ -132,6 +161,7 @@ class Replica:
             except Unavailable as error:
                 self._logger.debug("replica=%s waits: %s", self.root, error)
                 self._reading = False
+                self._asked = frozenset()
                 if self._source.connected:  # the server refused; without a reconnect nobody wakes us
                     await asyncio.sleep(_RETRY_SECONDS)
                     self._wake.set()
@@ -150,10 +180,10 @@ class Replica:
             await self._gather()
             names = list(self._dirty)
             self._dirty.clear()
-            self._begin_read()
+            self._begin_read(names)
             try:
                 found = await self._source.get_many([self._path(name) for name in names])
-            except Unavailable:
+            except BaseException:
                 self._dirty.update(names)
                 raise
             self._apply(zip(names, found, strict=True))
@@ -166,19 +196,40 @@ class Replica:
             self._hurry.clear()
 
     async def _resync(self) -> None:
-        """List the whole subtree and apply the difference."""
+        """List the whole subtree and apply the difference; nothing to list where the revision stands."""
         connections = self._connections
         self._begin_read()
+        announced = frozenset(self._dirty)
         self._dirty.clear()
-        await self._source.watch_tree(self.root)
-        found = await self._list()
+        try:
+            await self._source.watch_tree(self.root)
+            unchanged = await self._is_unchanged()
+            found = {} if unchanged else await self._list()
+        except BaseException:
+            self._dirty |= announced
+            raise
         if connections != self._connections:
+            self._dirty |= announced
             self._wake.set()
             return
-        gone = self._nodes.keys() - found.keys()
         self._current = True
-        self._apply([*found.items(), *((name, None) for name in gone)])
+        if unchanged:
+            self._dirty |= announced
+            self._apply(())
+        else:
+            gone = self._nodes.keys() - found.keys()
+            self._apply([*found.items(), *((name, None) for name in gone)])
         self.complete.set()
+
+    async def _is_unchanged(self) -> bool:
+        revision, self._revision = self._revision, None
+        if revision is None:
+            return False
+        (root,) = await self._source.get_many([self.root])
+        if root is None or _revision_of(root) != revision:
+            return False
+        self._revision = revision
+        return True
 
     async def _list(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
@@ -201,8 +252,9 @@ class Replica:
 
     # --- applying ---------------------------------------------------------------------------------
 
-    def _begin_read(self) -> None:
+    def _begin_read(self, names: Iterable[str] = ()) -> None:
         self._reading = True
+        self._asked = frozenset(names)
         self._deleted.clear()
 
     def _apply(self, answers: Iterable[tuple[str, Node | None]]) -> None:
@@ -215,7 +267,10 @@ class Replica:
                 self._remove(name)
             else:
                 self._put(name, node)
+                if self._revised and not name:
+                    self._revision = _revision_of(node)
         self._reading = False
+        self._asked = frozenset()
         self._round += 1
         self._round_ended.set()
 
@@ -245,3 +300,8 @@ class Replica:
                 subscriber(changed)
             except Exception:  # one subscriber's fault must not keep the news from the others
                 self._logger.exception("replica=%s: a subscriber failed", self.root)
+
+
+def _revision_of(root: Node) -> tuple[int, int]:
+    """Grows with each write that sets the root, and with each child's birth and end."""
+    return root.stat.mzxid, root.stat.pzxid

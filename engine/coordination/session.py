@@ -186,10 +186,12 @@ class Session:
         await self._channel.ask(Sync(path))
 
     @contextlib.asynccontextmanager
-    async def replica(self, path: str, *, gather_seconds: float = 0.0) -> AsyncIterator[Replica]:
+    async def replica(
+        self, path: str, *, gather_seconds: float = 0.0, revised: bool = False
+    ) -> AsyncIterator[Replica]:
         """A local copy of the subtree at `path`, complete when the context is entered and kept
-        current while it is open. `gather_seconds`: see `Replica`."""
-        replica = Replica(self, path, self._logger, gather_seconds=gather_seconds)
+        current while it is open. `gather_seconds`, `revised`: see `Replica`."""
+        replica = Replica(self, path, self._logger, gather_seconds=gather_seconds, revised=revised)
         self._replicas.append(replica)
         task = self.background(replica.run(), name=f"replica {path}")
         try:

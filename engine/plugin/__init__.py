@@ -25,7 +25,7 @@ from engine.errors import (
     Unavailable,
     VmExists,
 )
-from engine.plugin.base import CONTRACT_VERSION, Authority, ClusterId, EngineId, HostId, ShardId, VmId
+from engine.plugin.base import CONTRACT_VERSION, Authority, ClusterId, EngineId, Guard, HostId, ShardId, VmId
 from engine.plugin.commands import (
     NOT_HAPPENED,
     UNKNOWN,
@@ -60,7 +60,6 @@ from engine.plugin.partitioners import ClusterView, MemberView, Partitioner, Par
 from engine.plugin.rows import Entity, EntityReader, Json, Rows
 from engine.plugin.singletons import (
     EventLog,
-    Guard,
     Leadership,
     Ledger,
     PluginContext,

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, ShardId
+from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, Guard, ShardId
 from engine.plugin.commands import CommandDesk
 from engine.plugin.rows import EntityReader, Rows
+from engine.plugin.state import ClusteredMaps
 from engine.plugin.tasks import Calls
 
 
@@ -25,22 +26,6 @@ class Scope(enum.Enum):
     """On each engine."""
     SHARD = "shard"
     """Once a shard, with the shard's owner; `leadership.shard` tells which."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """What a write is held to so that no former leader's is accepted. Made by `Leadership.guard`; a
-    plugin hands it on and looks into it no further.
-
-    ZooKeeper checks that `node` has `version` (-1: exists) in the transaction of the write; the
-    database, that no greater `token` was seen for the duty at this `place` ("" where the cluster has
-    one of it, else `@engine` or `#shard`).
-    """
-
-    token: int
-    node: str
-    version: int = -1
-    place: str = ""
 
 
 class Stopping(Protocol):
@@ -116,6 +101,7 @@ class PluginContext:
     ledger: Ledger
     commands: CommandDesk
     calls: Calls
+    maps: ClusteredMaps
     now: Callable[[], datetime]
     members: Callable[[], Mapping[EngineId, datetime]]
     """The engines that are here at this moment, and since when each of them has been."""

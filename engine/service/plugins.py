@@ -6,10 +6,8 @@ A plugin is built once a term and a `Doors` lives as long as the process, so wha
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TypeVar
 
 from engine.clock import utcnow
 from engine.commands.desk import Desk
@@ -20,20 +18,20 @@ from engine.coordination.session import Session
 from engine.db.database import Database
 from engine.db.events import EventStore
 from engine.db.ledger import LeaderLedger
-from engine.errors import Unavailable
-from engine.plugin import Calls, ClusteredMap, ClusteredMaps, EngineId, EntityReader, PluginContext, ShardId
+from engine.plugin import Calls, ClusteredMaps, EngineId, EntityReader, PluginContext, ShardId
 from engine.sharding.hashing import shard_of
 from engine.singletons.loading import SingletonPlugin
-
-V = TypeVar("V")
 
 
 class Doors:
     """Of one engine. `open` is called once a session."""
 
-    def __init__(self, database: Database, calls: Calls, *, engine: EngineId, shards: int) -> None:
+    def __init__(
+        self, database: Database, calls: Calls, maps: ClusteredMaps, *, engine: EngineId, shards: int
+    ) -> None:
         self._database = database
         self._calls = calls
+        self._maps = maps
         self._engine = engine
         self._shards = shards
         self._desk = Desk()
@@ -50,7 +48,7 @@ class Doors:
 
     @property
     def maps(self) -> ClusteredMaps:
-        return _NoMaps()
+        return self._maps
 
     def context(self, plugin: SingletonPlugin) -> PluginContext:
         return PluginContext(
@@ -60,6 +58,7 @@ class Doors:
             ledger=self._ledger(plugin.name),
             commands=self._desk.of(f"singleton:{plugin.name}"),
             calls=self._calls,
+            maps=self._maps,
             now=utcnow,
             members=self._members,
         )
@@ -80,14 +79,3 @@ class Doors:
     def _members(self) -> Mapping[EngineId, datetime]:
         here = self._membership.members if self._membership is not None else ()
         return {member.engine: member.started for member in here}
-
-
-class _NoMaps:
-    """Until there are clustered maps."""
-
-    @contextlib.asynccontextmanager
-    async def open(
-        self, name: str, value: type[V], *, of_session: bool = False
-    ) -> AsyncIterator[ClusteredMap[V]]:
-        raise Unavailable("there are no clustered maps yet")
-        yield

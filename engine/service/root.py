@@ -66,6 +66,7 @@ from engine.sharding.several import SeveralWorks
 from engine.sharding.store import EpochStore
 from engine.singletons.loading import load_singletons
 from engine.singletons.runner import SingletonRunner, settings_from
+from engine.state.maps import Maps
 
 LOG = logging.getLogger("engine.service")
 
@@ -91,6 +92,7 @@ class Service:
         self._drivers: dict[str, HostDriver] = {}
         self._doors: Doors
         self._calling: Calling
+        self._maps = Maps()
         self._secrets: Secrets
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
@@ -124,7 +126,7 @@ class Service:
                 self._drivers[name] = driver
             self._calling = await stack.enter_async_context(Calling.opened(self.conf, self.name))
             self._doors = Doors(
-                database, self._calling.calls, engine=self.name, shards=self.conf.sharding.shards
+                database, self._calling.calls, self._maps, engine=self.name, shards=self.conf.sharding.shards
             )
             self._singletons = SingletonRunner(
                 load_singletons(self.conf),
@@ -284,7 +286,8 @@ class Service:
         fleet: HostFleet,
         executor: CommandExecutor,
     ) -> Post:
-        """Other engines may call tasks here from now on, until the stack is left."""
+        """Clustered maps are followed, and other engines may call tasks here, until the stack is left."""
+        await stack.enter_async_context(self._maps.serving(session))
         calling, reader = self._calling, self._doors.reader
         stack.enter_context(calling.whereabouts.of(membership, ownership))
         view = SelfView(
@@ -294,7 +297,7 @@ class Service:
             executor=executor,
             singletons=self._singletons,
             calls=calling.server,
-            maps=dict,
+            maps=self._maps.sizes,
         )
         visits = Visits(reader, self._drivers, engine=self.name, authority=session.authority)
         post = Post(

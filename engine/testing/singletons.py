@@ -26,6 +26,7 @@ from engine.plugin import CONTRACT_VERSION, EngineId, Leadership, PluginContext,
 from engine.singletons.threads import run_singleton, runs_in_loop
 from engine.testing.calls import MemoryCalls
 from engine.testing.ledger import MemoryDesk, MemoryLedger
+from engine.testing.maps import MemoryMaps
 
 
 class SwitchedAuthority:
@@ -80,6 +81,7 @@ def context(
     ledger: MemoryLedger | None = None,
     commands: MemoryDesk | None = None,
     calls: MemoryCalls | None = None,
+    maps: MemoryMaps | None = None,
     members: Mapping[EngineId, datetime] | None = None,
     now: Callable[[], datetime] = utcnow,
 ) -> PluginContext:
@@ -102,6 +104,7 @@ def context(
         ledger=ledger or MemoryLedger(),
         commands=commands or MemoryDesk(),
         calls=calls or MemoryCalls(members=sorted(here)),
+        maps=maps or MemoryMaps(),
         now=now,
         members=lambda: here,
     )
