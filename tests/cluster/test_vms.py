@@ -31,6 +31,11 @@ class Client:
         assert response.is_success, response.text
         return response.json()
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        response = self._http.patch(path, json=body)
+        assert response.is_success, response.text
+        return response.json()
+
     def all_end(self, commands: list[dict[str, Any]]) -> None:
         def ended() -> bool:
             states = {command["id"]: self.get(f"/v1/commands/{command['id']}") for command in commands}
