@@ -29,6 +29,7 @@ class Room:
     memory_bytes: int
     memory_free_bytes: int
     cpus_free: int
+    cpus: int = 0
     groups: frozenset[str] = frozenset()
 
 
@@ -55,22 +56,30 @@ class NoPlace(Conflict):
 
 def choose(wish: Wish, rooms: Iterable[Room], *, policy: str, excluded: Collection[HostId] = ()) -> Room:
     """The best host. Raises `NoPlace`."""
+    found, reasons = fitting(wish, rooms, excluded=excluded)
+    if not found:
+        raise NoPlace(reasons)
+    sign = 1 if policy == PACK else -1
+    return min(found, key=lambda room: (sign * room.memory_free_bytes, sign * room.cpus_free, room.host_id))
+
+
+def fitting(
+    wish: Wish, rooms: Iterable[Room], *, excluded: Collection[HostId] = ()
+) -> tuple[list[Room], dict[str, str]]:
+    """The hosts that can take it, and of each other one, by its name, why it cannot."""
     rooms = tuple(rooms)
     gathered = frozenset(
         room.host_id for room in rooms if wish.group is not None and wish.group in room.groups
     )
     reasons: dict[str, str] = {}
-    fitting: list[Room] = []
+    found: list[Room] = []
     for room in rooms:
         why = _refusal(wish, room, excluded, gathered)
         if why is None:
-            fitting.append(room)
+            found.append(room)
         else:
             reasons[room.name] = why
-    if not fitting:
-        raise NoPlace(reasons)
-    sign = 1 if policy == PACK else -1
-    return min(fitting, key=lambda room: (sign * room.memory_free_bytes, sign * room.cpus_free, room.host_id))
+    return found, reasons
 
 
 def _refusal(wish: Wish, room: Room, excluded: Collection[HostId], gathered: frozenset[HostId]) -> str | None:
@@ -93,14 +102,8 @@ def _refusal(wish: Wish, room: Room, excluded: Collection[HostId], gathered: fro
     return None
 
 
-async def find_place(
-    rows: Rows, vm: Mapping[str, Any], *, only: HostId | None, excluded: Collection[HostId] = ()
-) -> Room:
-    """The best host for this VM as the rows are now. Raises `NoPlace`."""
-    cluster = await rows.get("host_cluster", vm["cluster_id"])
-    hosts = await rows.find("host", where={"cluster_id": vm["cluster_id"]})
-    vms = await rows.find("vm", where={"cluster_id": vm["cluster_id"]})
-    wish = Wish(
+def wish_of(vm: Mapping[str, Any], *, only: HostId | None = None) -> Wish:
+    return Wish(
         cluster_id=vm["cluster_id"],
         memory_bytes=vm["memory_bytes"],
         cpus=vm["cpus"],
@@ -108,6 +111,16 @@ async def find_place(
         group=vm["affinity_group"],
         affinity=vm["affinity"],
     )
+
+
+async def find_place(
+    rows: Rows, vm: Mapping[str, Any], *, only: HostId | None, excluded: Collection[HostId] = ()
+) -> Room:
+    """The best host for this VM as the rows are now. Raises `NoPlace`."""
+    cluster = await rows.get("host_cluster", vm["cluster_id"])
+    hosts = await rows.find("host", where={"cluster_id": vm["cluster_id"]})
+    vms = await rows.find("vm", where={"cluster_id": vm["cluster_id"]})
+    wish = wish_of(vm, only=only)
     others = [other for other in vms if other["id"] != vm["id"]]
     if only is not None and all(host["id"] != only for host in hosts):
         await rows.get("host", only)  # says that there is none
@@ -135,6 +148,7 @@ def rooms_of(
         leaving = host["asked"] == "maintenance" and host["asked_count"] > host["heeded_count"]
         usable = host["status"] == "up" and not leaving and bool(has)
         total = has.get("memory_bytes", 0) * cluster["memory_percent"] // 100
+        processors = has.get("cpu_cores", 0) * cluster["cpu_percent"] // 100
         rooms.append(
             Room(
                 host_id=HostId(host["id"]),
@@ -144,7 +158,8 @@ def rooms_of(
                 why_not="" if usable else f"is {'leaving' if leaving else host['status']}",
                 memory_bytes=total,
                 memory_free_bytes=total - memory.get(host["id"], 0),
-                cpus_free=has.get("cpu_cores", 0) * cluster["cpu_percent"] // 100 - cpus.get(host["id"], 0),
+                cpus=processors,
+                cpus_free=processors - cpus.get(host["id"], 0),
                 groups=frozenset(groups.get(host["id"], ())),
             )
         )
