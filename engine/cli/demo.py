@@ -19,6 +19,7 @@ from rich.console import Console
 from engine.cli.up import until_signalled
 from engine.errors import EngineError
 from engine.local_cluster.demo import run_demo
+from engine.local_cluster.host_crash import HostCrash
 from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
@@ -32,9 +33,9 @@ class Demo(Command):
     """Run a cluster unattended, kill and freeze its engines, and check that nothing is missed or doubled.
 
     Fifty VMs are started and moved meanwhile. Exits 0 only if no host was unowned for longer than the
-    limit of its step, no host that stayed lost a poll, none was asked by an engine of the past, no
-    VM was on two hosts at once, nothing was sent twice, every command ended as it should, and every VM
-    runs where the database says.
+    limit of its step, no host that stayed lost a poll, none was asked by an engine of the past, the one
+    that crashed was fenced once and its VMs run once elsewhere, no VM was on two hosts at once,
+    nothing was sent twice, every command ended as it should, and every VM runs where the database says.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -52,10 +53,10 @@ class Demo(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         console = Console(stderr=parsed_args.json, highlight=False, soft_wrap=True)
         layout = demo_layout(hosts=parsed_args.hosts, tls=parsed_args.tls)
-        results: list[Result] = []
+        results: list[Result | HostCrash] = []
         verdict: VmVerdict | None = None
 
-        def say(result: Result) -> None:
+        def say(result: Result | HostCrash) -> None:
             results.append(result)
             for line in result.lines():
                 console.print(line)
@@ -88,7 +89,7 @@ class Demo(Command):
         return 1 if wrong else 0
 
 
-def wrong_in(results: Sequence[Result], verdict: VmVerdict | None) -> str:
+def wrong_in(results: Sequence[Result | HostCrash], verdict: VmVerdict | None) -> str:
     """What was wrong first, and how much more; "" when all was well."""
     failures = [f"{result.step}: {failure}" for result in results for failure in result.failures]
     failures += ["it ended before the VMs were judged"] if verdict is None else verdict.failures
@@ -101,11 +102,12 @@ def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _document(results: Sequence[Result], verdict: VmVerdict | None, wrong: str) -> dict[str, Any]:
+def _document(results: Sequence[Result | HostCrash], verdict: VmVerdict | None, wrong: str) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "wrong": wrong,
-        "steps": [result.summary() for result in results],
+        "steps": [result.summary() for result in results if isinstance(result, Result)],
+        "host_crash": next((each.summary() for each in results if isinstance(each, HostCrash)), None),
         "vms": dataclasses.asdict(verdict) if verdict else None,
     }
 

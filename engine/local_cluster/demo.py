@@ -1,10 +1,10 @@
 """`engine demo`: the promise of the project, tried on real processes and judged by witnesses.
 
 While fifty VMs are started and moved, it kills one engine, freezes one, freezes one together with its
-supervisor and thaws both, drains one and starts one. After each it says how long every moved host was
-unowned, which hosts that did not move lost a poll, and whether any host was asked by two engines at
-once; in the end, whether anything was done twice and whether any command or VM was lost. The
-simulator's log is the witness of what hosts saw, ZooKeeper's ctimes of who owned them when.
+supervisor and thaws both, drains one and starts one, and in the end crashes a host. After each it says
+how long every moved host was unowned, which hosts that did not move lost a poll, and whether any host was
+asked by two engines at once; at last, whether anything was done twice and whether any command or VM
+was lost. The simulator's log is the witness of what hosts saw, ZooKeeper's ctimes of who owned them when.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.clock import boottime
 from engine.coordination.session import SessionSettings
 from engine.errors import Conflict, EngineError
 from engine.local_cluster.cluster import LocalCluster
+from engine.local_cluster.host_crash import HostCrash, crash_host, give_power_management
 from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.layout import TICK_SECONDS, Layout
 from engine.local_cluster.observer import Observer, Seen
@@ -36,8 +37,6 @@ BUSY = 3
 """A step begins when so many commands are under way: else it would show nothing of them."""
 LOSSES = 3
 """On so many hosts the next answer about a start or a migration is lost in each step."""
-EXPECTED: dict[str, str] = {}
-"""Errors of commands that the demo brings about itself, each with why."""
 
 
 async def run_demo(
@@ -45,7 +44,7 @@ async def run_demo(
     directory: StateDirectory,
     *,
     progress: Callable[[str], None],
-    say: Callable[[Result], None],
+    say: Callable[[Result | HostCrash], None],
 ) -> VmVerdict:
     """Start the cluster, go through all steps, judge the VMs, stop it. Raises `Conflict`."""
     if directory.database.exists():
@@ -75,13 +74,18 @@ async def run_demo(
             httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0) as client,
         ):
             await observer.settled(set(cluster.engines), layout.shards, seconds=SETTLE_SECONDS)
+            await give_power_management(client)
             workload = Workload(client, [f"demo-{number:02}" for number in range(1, VMS + 1)])
             await workload.start()
             demo = Demo(cluster, observer, witness, simulator, workload, say=say)
             async with workload.working():
                 await demo.run()
+                await workload.busy(BUSY, seconds=SETTLE_SECONDS)
+                crash = await crash_host(client, simulator, under_way=workload.under_way)
+                crash.failures += await witness.judge_crash(crash, client)
+                say(crash)
                 progress("waiting until every command has ended ...")
-            return await witness.judge_vms(workload, simulator, expected=EXPECTED)
+            return await witness.judge_vms(workload, simulator, expected=crash.expected_errors())
 
 
 class Demo:

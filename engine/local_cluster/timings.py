@@ -16,11 +16,17 @@ PERIOD_SECONDS = 3.0
 """The demo asks hosts oftener than the defaults (3 and 15 s) do, so that a lost poll shows at once."""
 
 OVERRIDES: Mapping[str, Mapping[str, str]] = {
-    "hosts": {"tick_seconds": f"{TICK_OF_POLLS_SECONDS:g}", "statistics_seconds": f"{PERIOD_SECONDS:g}"},
+    "hosts": {
+        "tick_seconds": f"{TICK_OF_POLLS_SECONDS:g}",
+        "statistics_seconds": f"{PERIOD_SECONDS:g}",
+        "grace_seconds": "4",
+        "grace_vm_seconds": "0",
+    },
     # Longer than anything can be on its way on this machine.
     "commands": {"quarantine_seconds": "5"},
     # An answer that was lost on purpose is missed after this long.
     "driver_vdsm": {"call_timeout": "3"},
+    "singleton_host_treatment": {"quiet_seconds": "10", "interval_seconds": "0.5", "reach_seconds": "3"},
 }
 
 

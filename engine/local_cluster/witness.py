@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from engine.clock import boottime
+from engine.local_cluster.host_crash import HostCrash, judge_crash
 from engine.local_cluster.judgement import VmVerdict, astray, judge_vms
-from engine.local_cluster.workload import Workload
+from engine.local_cluster.workload import Workload, listed
 from plugins.simulator import witness
 from plugins.simulator.control import Simulator
 from plugins.simulator.log import read_log
@@ -57,6 +60,12 @@ class Witness:
         )
         by_two = [found for found in witness.asked_by_two(log) if found.request.t >= since]
         return Verdict(tuple(gap.host for gap in lost), len(by_two))
+
+    async def judge_crash(self, crash: HostCrash, client: httpx.AsyncClient) -> list[str]:
+        """What became of a crashed host and its VMs that should not have."""
+        names = {host["port"]: host["name"] for host in await listed(client, "hosts")}
+        log = await asyncio.to_thread(lambda: list(read_log(self._log)))
+        return judge_crash(crash, log, names)
 
     async def judge_vms(
         self, workload: Workload, simulator: Simulator, *, expected: Mapping[str, str]

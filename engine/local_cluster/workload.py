@@ -31,10 +31,8 @@ _WAIT = "5s"
 class Workload:
     """The VMs and all commands about them. `start` adds the VMs; `working` runs and moves them."""
 
-    def __init__(self, client: httpx.AsyncClient, names: list[str], *, available: int = 0) -> None:
-        """`available`: so many of the VMs are highly available."""
+    def __init__(self, client: httpx.AsyncClient, names: list[str]) -> None:
         self.names = names
-        self.highly_available = frozenset(names[:available])
         self.refused: Counter[str] = Counter()
         self._client = client
         self._accepted: dict[str, tuple[str, str]] = {}
@@ -63,13 +61,9 @@ class Workload:
             ) from None
 
     async def start(self) -> None:
-        """Add the rows of the VMs."""
+        """Add the rows of the VMs, all of them highly available."""
         for name in self.names:
-            body = {
-                "name": name,
-                "memory_bytes": MEMORY_BYTES,
-                "highly_available": name in self.highly_available,
-            }
+            body = {"name": name, "memory_bytes": MEMORY_BYTES, "highly_available": True}
             (await self._client.post("/v1/vms", json=body)).raise_for_status()
         self._to_run = list(self.names)
 

@@ -26,6 +26,9 @@ def test_the_demo_holds_its_invariants(workplace: Workplace) -> None:
     assert all(step["under_way"] for step in document["steps"]), (
         "a step met no command, so it has shown nothing"
     )
+    crash = document["host_crash"]
+    assert crash["vms"], "the host that crashed ran nothing, so it has shown nothing"
+    assert 0 < crash["fenced_after"] < crash["running_after"]
     vms = document["vms"]
     assert (vms["vms"], vms["doubles"], vms["lost"]) == (50, [], [])
     assert vms["succeeded"] > 50  # all were started, some were moved

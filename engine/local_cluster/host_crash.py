@@ -1,0 +1,149 @@
+"""A host dies under its VMs: the engines agree on it, fence it once, and run its VMs once elsewhere.
+
+The machine is crashed with its power on, so nothing but power management can tell that its VMs are gone.
+The simulator's log is the witness: which machines lost their power, and what was started after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import httpx
+
+from engine.clock import boottime
+from engine.errors import EngineError
+from engine.local_cluster.workload import listed
+from plugins.simulator import witness
+from plugins.simulator.control import Simulator
+from plugins.simulator.log import Entry
+
+LIMIT_SECONDS = 40.0
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(slots=True)
+class HostCrash:
+    """What became of one crashed host and of the VMs that it ran. Times are CLOCK_BOOTTIME, or seconds."""
+
+    host: str
+    host_id: str
+    port: int
+    at: float
+    vms: dict[str, str] = field(default_factory=dict)
+    """The names of its VMs by id."""
+    fenced_after: float = 0.0
+    running_after: float = 0.0
+    under_way: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> str:
+        return f"crash of {self.host}"
+
+    def expected_errors(self) -> dict[str, str]:
+        """Patterns of what commands may fail with that had to do with this host, each with why."""
+        names = "|".join(map(re.escape, (self.host, self.host_id, f"127.0.0.1:{self.port}")))
+        why = f"the demo crashed {self.host}"
+        return {r"^the host of its step \w+ was fenced": why, rf"(?<![\w-])({names})(?![\w-])": why}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        ok = "FAIL" if self.failures else "ok  "
+        return [
+            f"{ok} {self.step} (port {self.port}), {len(self.vms)} VMs on it; {self.under_way} commands were"
+            " under way",
+            f"     fenced after {self.fenced_after:.1f} s, all of its VMs up elsewhere after"
+            f" {self.running_after:.1f} s, limit {LIMIT_SECONDS:.0f} s",
+            *(f"     {failure}" for failure in self.failures),
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "step": self.step, "ok": not self.failures}
+
+
+async def give_power_management(client: httpx.AsyncClient) -> None:
+    """Let the power of every simulated host be reached: the fleet's fence agents are named by ports."""
+    for host in await listed(client, "hosts"):
+        agent = {"kind": "ipmilan", "address": "127.0.0.1", "username": "demo", "password": "demo"}
+        power = {"power_management": {**agent, "port": host["port"]}}
+        (await client.patch(f"/v1/hosts/{host['id']}", json=power)).raise_for_status()
+
+
+async def crash_host(client: httpx.AsyncClient, simulator: Simulator, *, under_way: int) -> HostCrash:
+    """Crash the host with the most VMs and wait until all of them run elsewhere."""
+    running = {
+        port: [vm for vm, status in vms.items() if status == "Up"]
+        for port, vms in (await simulator.vms()).items()
+    }
+    port = max(running, key=lambda each: len(running[each]))
+    host = next(host for host in await listed(client, "hosts") if host["port"] == port)
+    crash = HostCrash(host["name"], host["id"], port, at=boottime(), under_way=under_way)
+    names = {vm["id"]: vm["name"] for vm in await listed(client, "vms")}
+    crash.vms = {vm: names.get(vm, vm) for vm in running[port]}
+    await simulator.crash([port])
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await _settled(client, crash, begun)
+    except TimeoutError:
+        crash.failures.append(await _what_is_missing(client, crash))
+    return crash
+
+
+async def _settled(client: httpx.AsyncClient, crash: HostCrash, begun: float) -> None:
+    while not crash.running_after:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if not crash.fenced_after and (await _host(client, crash.host_id))["fenced_at"]:
+            crash.fenced_after = time.monotonic() - begun
+        if crash.fenced_after and not await _waiting(client, crash):
+            crash.running_after = time.monotonic() - begun
+
+
+async def _host(client: httpx.AsyncClient, host_id: str) -> dict[str, Any]:
+    answer = await client.get(f"/v1/hosts/{host_id}")
+    if answer.status_code != 200:
+        raise EngineError(f"/v1/hosts/{host_id} answered {answer.status_code}: {answer.text[:200]}")
+    return dict(answer.json())
+
+
+async def _waiting(client: httpx.AsyncClient, crash: HostCrash) -> list[str]:
+    """Those of its VMs that are not up elsewhere yet, and what they are."""
+    return [
+        f"{vm['name']} is {vm['status']}"
+        for vm in await listed(client, "vms")
+        if vm["id"] in crash.vms and (vm["status"] != "up" or vm["host_id"] == crash.host_id)
+    ]
+
+
+async def _what_is_missing(client: httpx.AsyncClient, crash: HostCrash) -> str:
+    status = (await _host(client, crash.host_id))["status"]
+    reasons = (await client.get("/v1/events", params={"kind": "host_not_fenced", "limit": 1})).json()
+    why = f" ({reasons['events'][0]['message']})" if reasons.get("events") else ""
+    waiting = ", ".join(await _waiting(client, crash)) or "none"
+    return (
+        f"{crash.host} is {status} after {LIMIT_SECONDS:.0f} s{why}; of its VMs these do not run elsewhere:"
+        f" {waiting}"
+    )
+
+
+def judge_crash(crash: HostCrash, log: Sequence[Entry], names: Mapping[int, str]) -> list[str]:
+    """What the hosts saw that should not have been: each a sentence. `names`: the hosts' names by port."""
+    found = []
+    switched = [change.host for change in witness.switched_off(log)]
+    for port in set(switched) - {crash.port}:
+        found.append(f"{names.get(port, port)} was switched off, and nothing was wrong with it")
+    if (times := switched.count(crash.port)) != 1:
+        found.append(f"{crash.host} was switched off {times} times, not once")
+    started = witness.created([entry for entry in log if entry.t >= crash.at])
+    for vm_id, name in crash.vms.items():
+        ports = started.get(vm_id, [])
+        if len(ports) != 1 or ports[0] == crash.port:
+            where = " and ".join(names.get(port, str(port)) for port in ports) or "nowhere"
+            found.append(f"VM {name} of the crashed {crash.host} was started {where}, not once elsewhere")
+    return found
