@@ -75,9 +75,15 @@ class Hosts:
             limit, marker = take_paging(fields)
             statuses = fields.take("status", several(_status), default=())
             name = fields.take("name", text, default=None)
+            cluster = fields.take("cluster", text, default=None)
             sort = fields.take("sort", _sort, default="name")
         page = await self._store.page(
-            limit=limit, marker=marker, statuses=statuses, name=name and _pattern(name), sort=sort
+            limit=limit,
+            marker=marker,
+            statuses=statuses,
+            name=name and _pattern(name),
+            cluster=cluster,
+            sort=sort,
         )
         owners = _Owners(self._dependencies.cluster)
         documents = [host_document(host, owners.of(host)) for host in page.hosts]

@@ -77,8 +77,10 @@ class Api:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._request("POST", self.endpoint.api_url + path, json=body)
 
-    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return self._request("PATCH", self.endpoint.api_url + path, json=body)
+    def patch(self, path: str, body: Mapping[str, Any], *, version: int | None = None) -> dict[str, Any]:
+        """Change it; where a version is named, only while that is the present one (`Conflict`)."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        return self._request("PATCH", self.endpoint.api_url + path, json=body, headers=headers)
 
     def delete(self, path: str) -> dict[str, Any]:
         return self._request("DELETE", self.endpoint.api_url + path)
@@ -195,7 +197,7 @@ def refusal(status: int, problem: Mapping[str, Any]) -> EngineError:
     match status:
         case 404:
             return NotFound(message)
-        case 409:
+        case 409 | 412:
             return Conflict(message)
         case 400 | 413 | 415 | 422:
             return InvalidInput(message, fields=fields)

@@ -1,98 +1,78 @@
-"""`engine clusters list|show|add|remove`: groups of hosts."""
+"""`engine clusters list|show|add|update|remove`: groups of hosts."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from cliff.command import Command
-from cliff.lister import Lister
-from cliff.show import ShowOne
-
-from engine.cli.actions import path_to
-from engine.cli.client import add_api_options, open_api
-from engine.cli.columns import one, table
+from engine.cli.entities import AddEntity, ListEntities, Noun, RemoveEntities, ShowEntity, UpdateEntity
 
 COLUMNS = ("name", "policy", "memory_percent", "cpu_percent", "fencing", "balancing", "id")
-TIMES = ("created_at",)
+CLUSTERS = Noun(plural="clusters", word="cluster", called="host cluster", columns=COLUMNS, narrow=COLUMNS)
+_FIELDS = ("description", "policy", "memory_percent", "cpu_percent", "fencing", "balancing")
 
 
-class ClustersList(Lister):
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--description", metavar="TEXT", help="what it is for")
+    add("--policy", choices=("spread", "pack"), help="how VMs are placed (a new one: spread)")
+    add("--memory-percent", type=int, metavar="N", help="memory promised to VMs (a new one: 100)")
+    add("--cpu-percent", type=int, metavar="N", help="processors promised to VMs (a new one: 1000)")
+    add(
+        "--fencing",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="switch hosts off that do not answer, or never (a new one: do)",
+    )
+    add(
+        "--balancing",
+        choices=("none", "even", "power_saving"),
+        help="how running VMs are moved for the sake of load (a new one: none)",
+    )
+
+
+def fields(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(parsed_args, name) for name in _FIELDS}
+
+
+class ClustersList(ListEntities):
     """List the host clusters."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(print_empty=True)
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with open_api(parsed_args) as api:
-            clusters = list(api.pages("/v1/clusters", "clusters"))
-        return table(clusters, COLUMNS, output=parsed_args.formatter, times=TIMES)
+    noun = CLUSTERS
 
 
-class ClustersShow(ShowOne):
+class ClustersShow(ShowEntity):
     """Show one host cluster."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("cluster", help="name or id of the host cluster")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with open_api(parsed_args) as api:
-            cluster = api.get(path_to("clusters", parsed_args.cluster))
-        return one(cluster, output=parsed_args.formatter, times=TIMES)
+    noun = CLUSTERS
 
 
-class ClustersAdd(ShowOne):
+class ClustersAdd(AddEntity):
     """Add a host cluster."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("name", help="name of the host cluster, unique")
-        parser.add_argument(
-            "--policy", choices=("spread", "pack"), help="how VMs are placed (default: spread)"
-        )
-        parser.add_argument("--memory-percent", type=int, metavar="N", help="memory promised (default: 100)")
-        parser.add_argument("--cpu-percent", type=int, metavar="N", help="processors (default: 1000)")
-        parser.add_argument(
-            "--no-fencing",
-            dest="fencing",
-            action="store_false",
-            default=None,
-            help="never switch a host off because it does not answer",
-        )
-        parser.add_argument(
-            "--balancing",
-            choices=("none", "even", "power_saving"),
-            help="how running VMs are moved for the sake of load (default: none)",
-        )
-        add_api_options(parser)
-        return parser
+    noun = CLUSTERS
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        names = ("name", "policy", "memory_percent", "cpu_percent", "fencing", "balancing")
-        asked = {name: value for name in names if (value := getattr(parsed_args, name)) is not None}
-        with open_api(parsed_args) as api:
-            cluster = api.post("/v1/clusters", asked)
-        return one(cluster, output=parsed_args.formatter, times=TIMES)
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
+        add_fields(parser)
+
+    def asked(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return fields(parsed_args)
 
 
-class ClustersRemove(Command):
-    """Remove a host cluster that has neither hosts nor VMs."""
+class ClustersUpdate(UpdateEntity):
+    """Change a host cluster; what is not named stays as it is."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("cluster", help="name or id of the host cluster")
-        add_api_options(parser)
-        return parser
+    noun = CLUSTERS
 
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with open_api(parsed_args) as api:
-            cluster = api.get(path_to("clusters", parsed_args.cluster))
-            api.delete(path_to("clusters", cluster["id"]))
-        self.app.stdout.write(f"removed {cluster['name']} ({cluster['id']})\n")
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
+        add_fields(parser)
+
+    def changes(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return fields(parsed_args)
+
+
+class ClustersRemove(RemoveEntities):
+    """Remove host clusters that have neither hosts nor VMs."""
+
+    noun = CLUSTERS

@@ -10,9 +10,9 @@ from typing import Any
 
 from cliff.lister import Lister
 
+from engine.cli.actions import path_to
 from engine.cli.client import Api, add_api_options, open_api
 from engine.cli.columns import local_time, table
-from engine.cli.hosts import path_of
 from engine.cli.streams import follow
 from engine.errors import InvalidInput, NotFound
 
@@ -99,7 +99,7 @@ def in_a_line(event: Mapping[str, Any]) -> str:
 def host_id(api: Api, host: str) -> str:
     """The id of the host with this id or name; what is not found may be the id of a removed host."""
     try:
-        found: str = api.get(path_of(host))["id"]
+        found: str = api.get(path_to("hosts", host))["id"]
     except NotFound:
         return host
     return found

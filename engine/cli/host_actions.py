@@ -3,75 +3,56 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from cliff.show import ShowOne
-
-from engine.cli.actions import act, add_wait_option, path_to, shown
-from engine.cli.client import add_api_options, open_api
-from engine.cli.columns import one
+from engine.cli.entities import ActOnEntity
+from engine.cli.hosts import HOSTS
 
 
-class _HostAction(ShowOne):
-    action: ClassVar[str]
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("host", help="name or id of the host")
-        add_wait_option(parser)
-        add_api_options(parser)
-        return parser
-
-    def body(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
-        return {}
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        path = path_to("hosts", parsed_args.host, self.action)
-        with open_api(parsed_args) as api:
-            command = act(api, path, self.body(parsed_args), wait=parsed_args.wait)
-        return one(shown(command), output=parsed_args.formatter, times=("created_at", "ended_at"))
-
-
-class HostsActivate(_HostAction):
+class HostsActivate(ActOnEntity):
     """Take a host into use."""
 
+    noun = HOSTS
     action = "activate"
 
 
-class HostsMaintenance(_HostAction):
+class HostsMaintenance(ActOnEntity):
     """Move every virtual machine away from a host and leave it alone."""
 
+    noun = HOSTS
     action = "maintenance"
 
 
-class HostsApprove(_HostAction):
+class HostsApprove(ActOnEntity):
     """Approve a host that asked to be taken in."""
 
+    noun = HOSTS
     action = "approve"
 
 
-class HostsRefresh(_HostAction):
+class HostsRefresh(ActOnEntity):
     """Ask a host again what it can do."""
 
+    noun = HOSTS
     action = "refresh"
 
 
-class HostsFence(_HostAction):
+class HostsFence(ActOnEntity):
     """Switch a host on or off through another one, or ask whether it is."""
 
+    noun = HOSTS
     action = "fence"
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("power", choices=("on", "off", "reboot", "status"), help="what to do")
-        return parser
 
-    def body(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
+    def body(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
         return {"power": parsed_args.power}
 
 
-class HostsConfirmRebooted(_HostAction):
+class HostsConfirmRebooted(ActOnEntity):
     """Vouch that a host that does not answer has been restarted: what it ran is down."""
 
+    noun = HOSTS
     action = "confirm-rebooted"

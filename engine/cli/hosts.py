@@ -1,35 +1,47 @@
-"""`engine hosts list|show|add|remove`: the fleet. A host is named by its name or its id."""
+"""`engine hosts list|show|add|update|remove`: the fleet. A host is named by its name or its id."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+import getpass
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from cliff.command import Command
-from cliff.lister import Lister
-from cliff.show import ShowOne
-
-from engine.cli.client import add_api_options, open_api
-from engine.cli.columns import one, table
+from engine.cli.entities import (
+    EMPTY,
+    AddEntity,
+    ListEntities,
+    Noun,
+    RemoveEntities,
+    ShowEntity,
+    UpdateEntity,
+)
+from engine.errors import InvalidInput
 
 COLUMNS = ("name", "status", "owner", "shard", "address", "port", "status_since", "reported_at", "id")
-NARROW = COLUMNS[:-2]
-"""What fits a terminal; ask for the others with -c."""
-
-TIMES = ("status_since", "reported_at", "created_at")
+HOSTS = Noun(
+    plural="hosts",
+    word="host",
+    called="host",
+    columns=COLUMNS,
+    narrow=COLUMNS[:-2],
+    times=("status_since", "reported_at", "created_at", "fenced_at"),
+    sorted_by=("name", "address", "status", "created_at"),
+)
 
 DEFAULT_PORT = 54321
 """VDSM's."""
 
 
-class HostsList(Lister):
+class HostsList(ListEntities):
     """List the hosts."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(print_empty=True)
+    noun = HOSTS
+    filters = ("status", "name", "cluster")
+
+    def add_filters(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--status",
             metavar="STATUS",
@@ -39,39 +51,21 @@ class HostsList(Lister):
         parser.add_argument(
             "--name", metavar="NAME", help="only those whose name begins so, or is like this: 'rack1-*-db?'"
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="at most this many (default: all)")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        params = {"status": parsed_args.status, "name": parsed_args.name}
-        with open_api(parsed_args) as api:
-            hosts = list(api.pages("/v1/hosts", "hosts", limit=parsed_args.limit, params=params))
-        narrow = parsed_args.formatter == "table" and not parsed_args.columns
-        return table(hosts, NARROW if narrow else COLUMNS, output=parsed_args.formatter, times=TIMES)
+        parser.add_argument("--cluster", metavar="CLUSTER", help="only those of this host cluster")
 
 
-class HostsShow(ShowOne):
+class HostsShow(ShowEntity):
     """Show one host."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("host", help="name or id of the host")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with open_api(parsed_args) as api:
-            host = api.get(path_of(parsed_args.host))
-        return one(host, output=parsed_args.formatter, times=TIMES)
+    noun = HOSTS
 
 
-class HostsAdd(ShowOne):
+class HostsAdd(AddEntity):
     """Add a host. An engine takes it in charge by itself; see `engine hosts show`."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("name", help="name of the host, unique")
+    noun = HOSTS
+
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("address", help="DNS name or IP address of its agent")
         parser.add_argument(
             "--port",
@@ -81,34 +75,67 @@ class HostsAdd(ShowOne):
             help=f"port of its agent (default: {DEFAULT_PORT})",
         )
         parser.add_argument("--driver", default="vdsm", help="kind of agent (default: vdsm)")
-        add_api_options(parser)
-        return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        asked = {name: getattr(parsed_args, name) for name in ("name", "address", "port", "driver")}
-        with open_api(parsed_args) as api:
-            host = api.post("/v1/hosts", asked)
-        return one(host, output=parsed_args.formatter, times=TIMES)
+    def asked(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return {name: getattr(parsed_args, name) for name in ("address", "port", "driver")}
 
 
-class HostsRemove(Command):
+class HostsUpdate(UpdateEntity):
+    """Change a host; what is not named stays as it is.
+
+    Its power management is given as a whole: kind, address, port, user and password.
+    """
+
+    noun = HOSTS
+
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--address", help="DNS name or IP address of its agent")
+        parser.add_argument("--port", type=int, metavar="N", help="port of its agent")
+        parser.add_argument("--cluster", metavar="CLUSTER", help="its host cluster; it may have no VMs")
+        power = parser.add_argument_group("power management")
+        power.add_argument("--fence-kind", metavar="KIND", help="of the fence agent: ipmilan, apc, ...")
+        power.add_argument("--fence-address", metavar="ADDRESS", help="where it is")
+        power.add_argument("--fence-port", type=int, metavar="N", help="its port")
+        power.add_argument("--fence-user", metavar="NAME", help="whom it knows")
+        power.add_argument(
+            "--fence-password-file",
+            metavar="FILE",
+            help="what it asks for, the first line of a file or of - (default: typed in)",
+        )
+        power.add_argument("--no-fence", action="store_true", help="it has no power management")
+
+    def changes(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        fields = {name: getattr(parsed_args, name) for name in ("address", "port", "cluster")}
+        return {**fields, "power_management": _agent(parsed_args)}
+
+
+class HostsRemove(RemoveEntities):
     """Remove hosts: they are no longer monitored. Nothing is done to the hosts themselves."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("host", nargs="+", help="name or id of the host")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with open_api(parsed_args) as api:
-            # All are found before the first is removed, so that a typing error removes nothing.
-            found = [api.get(path_of(host)) for host in parsed_args.host]
-            for host in found:
-                api.delete(path_of(host["id"]))
-                self.app.stdout.write(f"removed {host['name']} ({host['id']})\n")
+    noun = HOSTS
 
 
-def path_of(host: str) -> str:
-    """Where the API has the host with this id or name."""
-    return f"/v1/hosts/{quote(host, safe='')}"
+def _agent(parsed_args: argparse.Namespace) -> Any:
+    names = ("kind", "address", "port", "user")
+    agent = {name: getattr(parsed_args, f"fence_{name}") for name in names}
+    if parsed_args.no_fence:
+        if any(value is not None for value in agent.values()):
+            raise InvalidInput("--no-fence goes with no other --fence option")
+        return EMPTY
+    missing = [f"--fence-{name}" for name, value in agent.items() if value is None]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        raise InvalidInput(f"power management is given as a whole; missing: {', '.join(missing)}")
+    username = agent.pop("user")
+    return {**agent, "username": username, "password": _password(parsed_args.fence_password_file)}
+
+
+def _password(file: str | None) -> str:
+    if file is None:
+        return getpass.getpass("password of the fence agent: ")
+    try:
+        text = sys.stdin.readline() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{file} cannot be read: {error}") from error
+    return text.partition("\n")[0]

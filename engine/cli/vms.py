@@ -3,188 +3,173 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from cliff.command import Command
-from cliff.lister import Lister
-from cliff.show import ShowOne
-
-from engine.cli.actions import act, add_wait_option, path_to, shown
-from engine.cli.client import add_api_options, open_api
-from engine.cli.columns import one, table
+from engine.cli.entities import (
+    ActOnEntity,
+    AddEntity,
+    ListEntities,
+    Noun,
+    RemoveEntities,
+    ShowEntity,
+    UpdateEntity,
+    or_empty,
+)
 
 COLUMNS = ("name", "status", "host_id", "memory_bytes", "cpus", "cluster_id", "status_since", "id")
-NARROW = ("name", "status", "host_id", "memory_bytes", "cpus")
-TIMES = ("status_since", "reported_at", "created_at", "ended_at")
+VMS = Noun(
+    plural="vms",
+    word="vm",
+    called="VM",
+    columns=COLUMNS,
+    narrow=COLUMNS[:5],
+    times=("status_since", "reported_at", "created_at", "restart_at"),
+    sorted_by=("name", "status", "created_at", "memory_bytes", "cpus"),
+)
 _MEBIBYTE = 1024 * 1024
 
 
-class VmsList(Lister):
+class VmsList(ListEntities):
     """List the virtual machines."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(print_empty=True)
-        parser.add_argument("--status", metavar="STATUS", action="append", help="only those in this status")
-        parser.add_argument("--name", metavar="NAME", help="only those whose name begins so: 'web-*'")
-        parser.add_argument("--host", metavar="HOST", help="only those on this host")
-        parser.add_argument("--cluster", metavar="CLUSTER", help="only those of this host cluster")
-        parser.add_argument("--order-by", metavar="KEY", help="name, status, created_at, memory_bytes, cpus")
-        parser.add_argument("--limit", type=int, metavar="N", help="at most this many (default: all)")
-        add_api_options(parser)
-        return parser
+    noun = VMS
+    filters = ("status", "name", "host", "cluster")
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        params = {name: getattr(parsed_args, name) for name in ("status", "name", "host", "cluster")}
-        params["sort"] = parsed_args.order_by
-        with open_api(parsed_args) as api:
-            vms = list(api.pages("/v1/vms", "vms", limit=parsed_args.limit, params=params))
-        narrow = parsed_args.formatter == "table" and not parsed_args.columns
-        return table(vms, NARROW if narrow else COLUMNS, output=parsed_args.formatter, times=TIMES)
+    def add_filters(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--status", metavar="STATUS", action="append", help="only those in this status; may be repeated")
+        add("--name", metavar="NAME", help="only those whose name begins so, or is like this: 'web-*'")
+        add("--host", metavar="HOST", help="only those on this host")
+        add("--cluster", metavar="CLUSTER", help="only those of this host cluster")
 
 
-class VmsShow(ShowOne):
+class VmsShow(ShowEntity):
     """Show one virtual machine."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("vm", help="name or id of the VM")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with open_api(parsed_args) as api:
-            vm = api.get(path_to("vms", parsed_args.vm))
-        return one(vm, output=parsed_args.formatter, times=TIMES)
+    noun = VMS
 
 
-class VmsAdd(ShowOne):
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--memory", type=int, metavar="MIB", help="MiB (a new one: 1024)")
+    add("--cpus", type=int, metavar="N", help="processors (a new one: 1)")
+    add("--description", metavar="TEXT", help="what it is for")
+    add("--cluster", metavar="CLUSTER", help="its host cluster (a new one: default)")
+    add("--pin", metavar="HOST", help="the only host that it may run on; '' for none")
+    add(
+        "--highly-available",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="run it again, elsewhere, where it ended though nobody stopped it",
+    )
+    add("--priority", type=int, metavar="N", help="0 to 100; the highest is run again first (a new one: 50)")
+    add("--affinity-group", metavar="GROUP", help="VMs that belong together, or apart; '' for none")
+    add("--affinity", choices=("together", "apart", ""), help="what its group means; '' for nothing")
+
+
+def fields(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    memory = parsed_args.memory
+    same = ("cpus", "description", "cluster", "highly_available", "priority")
+    return {
+        "memory_bytes": None if memory is None else memory * _MEBIBYTE,
+        **{name: getattr(parsed_args, name) for name in same},
+        "pinned_host": or_empty(parsed_args.pin),
+        "affinity_group": or_empty(parsed_args.affinity_group),
+        "affinity": or_empty(parsed_args.affinity),
+    }
+
+
+class VmsAdd(AddEntity):
     """Add a virtual machine; it is down until `engine vms run`."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("name", help="name of the VM, unique")
-        parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="MiB (default: 1024)")
-        parser.add_argument("--cpus", type=int, default=1, metavar="N", help="processors (default: 1)")
-        parser.add_argument("--cluster", metavar="CLUSTER", help="its host cluster (default: default)")
-        parser.add_argument("--pin", metavar="HOST", help="the only host that it may run on")
-        parser.add_argument(
-            "--highly-available",
-            action="store_true",
-            default=None,
-            help="run it again, elsewhere, where it ended though nobody stopped it",
-        )
-        parser.add_argument(
-            "--priority",
-            type=int,
-            metavar="N",
-            help="0 to 100; the highest is run again first (default: 50)",
-        )
-        parser.add_argument("--affinity-group", metavar="GROUP", help="VMs that belong together, or apart")
-        parser.add_argument("--affinity", choices=("together", "apart"), help="what its group means")
-        add_api_options(parser)
-        return parser
+    noun = VMS
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        asked = {
-            "name": parsed_args.name,
-            "memory_bytes": parsed_args.memory * _MEBIBYTE,
-            "cpus": parsed_args.cpus,
-            "cluster": parsed_args.cluster,
-            "pinned_host": parsed_args.pin,
-            "highly_available": parsed_args.highly_available,
-            "priority": parsed_args.priority,
-            "affinity_group": parsed_args.affinity_group,
-            "affinity": parsed_args.affinity,
-        }
-        with open_api(parsed_args) as api:
-            vm = api.post("/v1/vms", {name: value for name, value in asked.items() if value is not None})
-        return one(vm, output=parsed_args.formatter, times=TIMES)
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
+        add_fields(parser)
+        parser.set_defaults(memory=1024)
+
+    def asked(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return fields(parsed_args)
 
 
-class VmsRemove(Command):
+class VmsUpdate(UpdateEntity):
+    """Change a virtual machine; what is not named stays as it is. It is resized while it is down."""
+
+    noun = VMS
+
+    def add_fields(self, parser: argparse.ArgumentParser) -> None:
+        add_fields(parser)
+
+    def changes(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return fields(parsed_args)
+
+
+class VmsRemove(RemoveEntities):
     """Remove virtual machines that are down."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("vm", nargs="+", help="name or id of the VM")
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with open_api(parsed_args) as api:
-            for vm in [api.get(path_to("vms", called)) for called in parsed_args.vm]:
-                api.delete(path_to("vms", vm["id"]))
-                self.app.stdout.write(f"removed {vm['name']} ({vm['id']})\n")
+    noun = VMS
 
 
-class _VmAction(ShowOne):
-    action: ClassVar[str]
-    takes_host: ClassVar[bool] = False
+class _ToHost(ActOnEntity):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--host", metavar="HOST", help="where to (default: the best host)")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("vm", help="name or id of the VM")
-        if self.takes_host:
-            parser.add_argument("--host", metavar="HOST", help="where to (default: the best host)")
-        add_wait_option(parser)
-        add_api_options(parser)
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        host = getattr(parsed_args, "host", None)
-        path = path_to("vms", parsed_args.vm, self.action)
-        with open_api(parsed_args) as api:
-            command = act(api, path, {} if host is None else {"host": host}, wait=parsed_args.wait)
-        return one(shown(command), output=parsed_args.formatter, times=TIMES)
+    def body(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
+        return {"host": parsed_args.host}
 
 
-class VmsRun(_VmAction):
+class VmsRun(_ToHost):
     """Run a virtual machine on the best host, or on a chosen one."""
 
+    noun = VMS
     action = "run"
-    takes_host = True
 
 
-class VmsStop(_VmAction):
+class VmsStop(ActOnEntity):
     """Switch a virtual machine off at once."""
 
+    noun = VMS
     action = "stop"
 
 
-class VmsShutdown(_VmAction):
+class VmsShutdown(ActOnEntity):
     """Ask the guest system to shut down."""
 
+    noun = VMS
     action = "shutdown"
 
 
-class VmsReboot(_VmAction):
+class VmsReboot(ActOnEntity):
     """Ask the guest system to restart."""
 
+    noun = VMS
     action = "reboot"
 
 
-class VmsPause(_VmAction):
+class VmsPause(ActOnEntity):
     """Halt a virtual machine where it is."""
 
+    noun = VMS
     action = "pause"
 
 
-class VmsResume(_VmAction):
+class VmsResume(ActOnEntity):
     """Let a halted virtual machine go on."""
 
+    noun = VMS
     action = "resume"
 
 
-class VmsMigrate(_VmAction):
+class VmsMigrate(_ToHost):
     """Move a running virtual machine to the best other host, or to a chosen one."""
 
+    noun = VMS
     action = "migrate"
-    takes_host = True
 
 
-class VmsCancelMigration(_VmAction):
+class VmsCancelMigration(ActOnEntity):
     """Have a virtual machine that is being moved stay where it is."""
 
+    noun = VMS
     action = "cancel-migration"

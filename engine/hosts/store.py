@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.clock import utcnow
 from engine.db import events
 from engine.db.database import Database
+from engine.db.listing import Listing
 from engine.db.tables import host, host_cluster, shard, vm
-from engine.errors import Conflict, Fenced, InvalidInput, NotFound
+from engine.errors import Conflict, Fenced, NotFound
 from engine.hosts.records import (
     Host,
     HostPage,
@@ -42,10 +43,11 @@ from engine.sharding.hashing import shard_of
 _log = logging.getLogger(__name__)
 
 SORT_KEYS = ("name", "address", "status", "created_at", "id")
-MAX_PAGE = 1000
 _ROWS_A_BREATH = 250
 """Rows converted before the loop gets its turn: a takeover loads thousands."""
 
+_HOSTS = Listing(host, "host", SORT_KEYS)
+_CLUSTERS = Listing(host_cluster, "cluster", ())
 _json = sa.JSON(none_as_null=True)
 _WATCHED = (
     host.c.id,
@@ -185,10 +187,7 @@ class HostStore:
             columns = dict(changes)
             if "cluster" in columns:
                 wanted = columns.pop("cluster")
-                named = (host_cluster.c.id == wanted) | (host_cluster.c.name == wanted)
-                cluster_id = (await connection.execute(sa.select(host_cluster.c.id).where(named))).scalar()
-                if cluster_id is None:
-                    raise NotFound(f"no cluster {str(wanted)[:255]!r}")
+                cluster_id = (await _CLUSTERS.called(connection, wanted))["id"]
                 if cluster_id != present.cluster_id:
                     await _require_empty(connection, present)
                 columns["cluster_id"] = cluster_id
@@ -244,35 +243,31 @@ class HostStore:
         marker: str | None = None,
         statuses: Iterable[HostStatus] = (),
         name: str | None = None,
+        cluster: str | None = None,
         sort: str = "name",
     ) -> HostPage:
         """Up to `limit` hosts after the host `marker`, in order of `sort` (`-name`: descending).
 
-        `name` is a pattern: `*` stands for anything, `?` for one character. Raises `InvalidInput`.
+        `name` is a pattern: `*` stands for anything, `?` for one character. Raises `InvalidInput`;
+        `NotFound` for the cluster.
         """
-        if not 1 <= limit <= MAX_PAGE:
-            wrong = f"1 to {MAX_PAGE}"
-            raise InvalidInput(f"limit {limit} is out of range: {wrong}", fields={"limit": wrong})
-        column, descending = _sorting(sort)
-        query = sa.select(host).limit(limit + 1)
-        query = query.order_by(*(key.desc() if descending else key for key in (column, host.c.id)))
-        if chosen := [str(status) for status in statuses]:
-            query = query.where(host.c.status.in_(chosen))
-        if name is not None:
-            query = query.where(host.c.name.ilike(_like(name), escape="\\"))
         async with self._database.reading() as connection:
-            if marker is not None:
-                query = query.where(await _beyond(connection, column, marker, descending))
-            rows = (await connection.execute(query)).mappings().all()
-        found = tuple(Host.from_row(dict(row)) for row in rows)
-        more = len(found) > limit
-        return HostPage(found[:limit], found[limit - 1].id if more else None)
+            chosen = [str(status) for status in statuses]
+            where: list[sa.ColumnElement[bool]] = [host.c.status.in_(chosen)] if chosen else []
+            if cluster is not None:
+                where.append(host.c.cluster_id == (await _CLUSTERS.called(connection, cluster))["id"])
+            rows, following = await _HOSTS.page(
+                connection, limit=limit, marker=marker, sort=sort, name=name, where=where
+            )
+        return HostPage(
+            tuple(Host.from_row(row) for row in rows), HostId(following) if following is not None else None
+        )
 
     async def for_shards(self, shards: Collection[ShardId]) -> list[WatchedHost]:
         """What the owner of these shards has to watch."""
         query = sa.select(*_WATCHED).where(host.c.shard.in_(shards))
         found: list[WatchedHost] = []
-        async with self._database.reading() as connection:
+        async with self._database.asking() as connection:
             result = await connection.execute(query)
             while rows := result.fetchmany(_ROWS_A_BREATH):
                 found += (WatchedHost(**{**row._mapping, "status": HostStatus(row.status)}) for row in rows)
@@ -343,30 +338,6 @@ async def _require_empty(connection: AsyncConnection, present: Host) -> None:
     names = (await connection.execute(sa.select(vm.c.name).where(there).limit(5))).scalars().all()
     if names:
         raise Conflict(f"host {present.name} still has VMs: {', '.join(names)}; move them away first")
-
-
-def _sorting(sort: str) -> tuple[sa.Column[Any], bool]:
-    key = sort.removeprefix("-")
-    if key not in SORT_KEYS:
-        wrong = f"one of {', '.join(SORT_KEYS)}, with - in front for descending"
-        raise InvalidInput(f"cannot sort by {sort[:64]!r}; allowed: {wrong}", fields={"sort": wrong})
-    return host.columns[key], sort.startswith("-")
-
-
-def _like(pattern: str) -> str:
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%").replace("?", "_")
-
-
-async def _beyond(
-    connection: AsyncConnection, column: sa.Column[Any], marker: str, descending: bool
-) -> sa.ColumnElement[bool]:
-    row = (await connection.execute(sa.select(column, host.c.id).where(host.c.id == marker))).one_or_none()
-    if row is None:
-        raise InvalidInput(f"no host has the marker {marker[:64]!r}", fields={"marker": "the id of a host"})
-    here = sa.tuple_(column, host.c.id)
-    there = sa.tuple_(sa.literal(row[0], column.type), sa.literal(row[1]))
-    return here < there if descending else here > there
 
 
 async def _write(connection: AsyncConnection, reports: Sequence[HostReport], engine: EngineId) -> None:

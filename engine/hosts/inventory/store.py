@@ -19,8 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.clock import utcnow
 from engine.db import events
 from engine.db.database import Database
+from engine.db.listing import Listing
 from engine.db.tables import DEFAULT_CLUSTER, host, host_cluster, vm
-from engine.errors import Conflict, InvalidInput, NotFound
+from engine.errors import Conflict
 from engine.hosts.inventory.records import (
     BALANCING,
     POLICIES,
@@ -42,7 +43,10 @@ from engine.plugin import EngineId, HostId, ShardId, VmId, VmStatus
 from engine.sharding.hashing import shard_of
 
 VM_SORT_KEYS = ("name", "status", "created_at", "memory_bytes", "cpus", "id")
-MAX_PAGE = 1000
+
+_VMS = Listing(vm, "VM", VM_SORT_KEYS)
+_CLUSTERS = Listing(host_cluster, "cluster", ("name",))
+_HOSTS = Listing(host, "host", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,29 +184,19 @@ class InventoryStore:
         sort: str = "name",
     ) -> VmPage:
         """Up to `limit` VMs after the VM `marker`, in order of `sort` (`-name`: descending)."""
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidInput(f"limit {limit} is out of range", fields={"limit": f"1 to {MAX_PAGE}"})
-        key = sort.removeprefix("-")
-        if key not in VM_SORT_KEYS:
-            wrong = f"one of {', '.join(VM_SORT_KEYS)}, with - in front for descending"
-            raise InvalidInput(f"cannot sort by {sort[:64]!r}", fields={"sort": wrong})
-        column, descending = vm.columns[key], sort.startswith("-")
-        query = sa.select(vm).limit(limit + 1)
-        query = query.order_by(*(each.desc() if descending else each for each in (column, vm.c.id)))
-        if chosen := [str(status) for status in statuses]:
-            query = query.where(vm.c.status.in_(chosen))
-        if name is not None:
-            query = query.where(vm.c.name.ilike(_like(name), escape="\\"))
         async with self._database.reading() as connection:
+            chosen = [str(status) for status in statuses]
+            where: list[sa.ColumnElement[bool]] = [vm.c.status.in_(chosen)] if chosen else []
             if host is not None:
-                query = query.where(vm.c.host_id == await _host_id(connection, host))
+                where.append(vm.c.host_id == await _host_id(connection, host))
             if cluster is not None:
-                query = query.where(vm.c.cluster_id == (await _cluster(connection, cluster))["id"])
-            if marker is not None:
-                query = query.where(await _beyond(connection, column, marker, descending))
-            rows = (await connection.execute(query)).mappings().all()
-        found = tuple(Vm.from_row(dict(row)) for row in rows)
-        return VmPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+                where.append(vm.c.cluster_id == (await _cluster(connection, cluster))["id"])
+            rows, following = await _VMS.page(
+                connection, limit=limit, marker=marker, sort=sort, name=name, where=where
+            )
+        return VmPage(
+            tuple(Vm.from_row(row) for row in rows), VmId(following) if following is not None else None
+        )
 
     # --- clusters of hosts ----------------------------------------------------------------------
 
@@ -344,42 +338,13 @@ def _check_version(present: Mapping[str, Any], version: int | None, called: str)
         raise VersionConflict(f"{called} is at version {present['version']}, not {version}")
 
 
-async def _vm(connection: AsyncConnection, called: str) -> dict[str, Any]:
-    return await _called(connection, vm, called, "VM")
+async def _vm(connection: AsyncConnection, called: str) -> Mapping[str, Any]:
+    return await _VMS.called(connection, called)
 
 
-async def _cluster(connection: AsyncConnection, called: str) -> dict[str, Any]:
-    return await _called(connection, host_cluster, called, "cluster")
+async def _cluster(connection: AsyncConnection, called: str) -> Mapping[str, Any]:
+    return await _CLUSTERS.called(connection, called)
 
 
 async def _host_id(connection: AsyncConnection, called: str) -> str:
-    return str((await _called(connection, host, called, "host"))["id"])
-
-
-async def _called(connection: AsyncConnection, table: sa.Table, called: str, what: str) -> dict[str, Any]:
-    query = (
-        sa.select(table)
-        .where((table.c.id == called) | (table.c.name == called))
-        .order_by(sa.case((table.c.id == called, 0), else_=1))
-        .limit(1)
-    )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        raise NotFound(f"no {what} {called[:255]!r}")
-    return dict(row)
-
-
-def _like(pattern: str) -> str:
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%").replace("?", "_")
-
-
-async def _beyond(
-    connection: AsyncConnection, column: sa.Column[Any], marker: str, descending: bool
-) -> sa.ColumnElement[bool]:
-    row = (await connection.execute(sa.select(column, vm.c.id).where(vm.c.id == marker))).one_or_none()
-    if row is None:
-        raise InvalidInput(f"no VM has the marker {marker[:64]!r}", fields={"marker": "the id of a VM"})
-    here = sa.tuple_(column, vm.c.id)
-    there = sa.tuple_(sa.literal(row[0], column.type), sa.literal(row[1]))
-    return here < there if descending else here > there
+    return str((await _HOSTS.called(connection, called))["id"])
