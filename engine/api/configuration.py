@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import falcon
 from falcon.asgi import Request, Response
 
 from engine.api.commands import user_of
@@ -25,7 +26,7 @@ from engine.api.staleness import mark_staleness
 from engine.config.catalogue import Declared, OptionCatalogue, canonical
 from engine.config.shared import Change, Revision, SharedConfiguration
 from engine.coordination.operations import MalformedNode, Node
-from engine.errors import InvalidInput, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound
 from engine.secrets import Secrets
 
 MASK = "***"
@@ -197,13 +198,18 @@ class Option:
         comment: str,
     ) -> None:
         version = wanted_version(request)
-        revision = await self._desk.shared().change(
-            {key: data},
-            user=user_of(request),
-            comment=comment,
-            engine=engine,
-            versions=None if version is None else {key: version},
-        )
+        try:
+            revision = await self._desk.shared().change(
+                {key: data},
+                user=user_of(request),
+                comment=comment,
+                engine=engine,
+                versions=None if version is None else {key: version},
+            )
+        except Conflict as conflict:
+            if version is None:
+                raise
+            raise falcon.HTTPPreconditionFailed(description=str(conflict)) from conflict
         if revision is None and data is None:
             raise NotFound(f"the cluster does not set {key.replace('/', '.')}")
         answer(response, changed_document(self._desk, revision))

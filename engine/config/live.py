@@ -93,7 +93,7 @@ class LiveConfiguration:
         self._now = now
         self._accepted: Mapping[str, bytes] = {}
         self._known = False
-        self._listeners: list[Callable[[ConfigurationStatus], None]] = []
+        self._changed = asyncio.Event()
         self.status = ConfigurationStatus(at=now())
         self.unread = False
         self.conf: cfg.ConfigOpts
@@ -122,9 +122,12 @@ class LiveConfiguration:
                 if isinstance(kept, str) and is_encrypted(kept):
                     conf.set_override(declared.option.dest, self._secrets.decrypt(kept), declared.group)
 
-    def subscribe(self, callback: Callable[[ConfigurationStatus], None]) -> None:
-        """Have `callback` called in the loop each time that something was applied or refused."""
-        self._listeners.append(callback)
+    async def refused_other_than(self, told: Mapping[str, str]) -> Mapping[str, str]:
+        """What is refused, as soon as that is not `told`."""
+        while self.status.refused == told:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.status.refused
 
     @contextlib.asynccontextmanager
     async def following(self, session: Session) -> AsyncIterator[None]:
@@ -191,8 +194,7 @@ class LiveConfiguration:
 
     def _set_status(self, pending: Sequence[str], refused: Mapping[str, str]) -> None:
         self.status = ConfigurationStatus(at=self._now(), pending=tuple(pending), refused=refused)
-        for listener in self._listeners:
-            listener(self.status)
+        self._changed.set()
 
     def _pending(self) -> list[str]:
         """Options whose value in the files is another than the one in force."""

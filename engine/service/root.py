@@ -36,6 +36,7 @@ from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Member, Membership, join
 from engine.coordination.session import Session, open_session
 from engine.db.database import Database
+from engine.db.events import EventStore
 from engine.db.groupcommit import GroupCommit
 from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
@@ -177,6 +178,20 @@ class Service:
     def _following(self, session: Session) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext() if self.shared is None else self.shared.following(session)
 
+    async def _tell_refusals(self, database: Database) -> None:
+        """Values that zkCli put there and this engine refuses are an event, each once."""
+        if self.shared is None:
+            return
+        events = EventStore(database, name="configuration", engine=self.name)
+        told: Mapping[str, str] = {}
+        while True:
+            refused = await self.shared.refused_other_than(told)
+            for key in refused.keys() - told.keys():
+                option = key.replace("/", ".")
+                with contextlib.suppress(Unavailable):  # the log has it, and so has /config-status
+                    await events.record("configuration_refused", f"{option} is not applied: {refused[key]}")
+            told = refused
+
     def _mutated(self, conf: cfg.ConfigOpts, changed: Mapping[tuple[str | None, str], object]) -> None:
         """Options took other values while we run: hand them to those that work with them."""
         if self.fleet is not None and any(group == "hosts" for group, _ in changed):
@@ -260,6 +275,7 @@ class Service:
                     group.create_task(self._heed_inbox(session, fleet, executor, scheduler), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
                     group.create_task(reactions.run(submission), name="reactions"),
+                    group.create_task(self._tell_refusals(database), name="configuration"),
                     group.create_task(
                         reconcile_jobs(database, shards=conf.sharding.shards, bump=services.bump), name="jobs"
                     ),

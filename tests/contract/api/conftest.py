@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
@@ -117,6 +118,7 @@ async def conducting(
     cluster: GivenCluster,
     drivers: tuple[str, ...] = ("vdsm", "libvirt"),
     locks: Callable[[], Awaitable[Locks]] = no_locks,
+    **more: Any,
 ) -> AsyncIterator[ASGIConductor]:
     """A client of an app over these."""
     app = create_app(
@@ -135,6 +137,7 @@ async def conducting(
             shards=SHARDS,
             drivers=drivers,
             catalogue=options.catalogue(),
+            **more,
         )
     )
     async with ASGIConductor(app) as conductor:
