@@ -17,6 +17,7 @@ from typing import Any
 from falcon.asgi import App, Response
 
 from engine import options
+from engine.api.calling import ApiCalls
 from engine.api.cluster import ClusterWatch
 from engine.api.clusters import ClusterResource, Clusters
 from engine.api.commands import Cancellation, CommandResource, Commands, Resolution
@@ -40,11 +41,12 @@ from engine.api.jobs import (
     Jobs,
     desk_over,
 )
+from engine.api.live import LiveHost, MemberTasks, Statistics
 from engine.api.locking import PresentLocks
 from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.shards import Shard, Shards
-from engine.api.singletons import Singletons
+from engine.api.singletons import SingletonAction, SingletonResource, Singletons
 from engine.api.status import Status
 from engine.api.vms import VmAction, VmResource, Vms
 from engine.commands.catalogue import load_commands
@@ -55,6 +57,7 @@ from engine.config.shared import SharedConfiguration
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.execution.catalogue import load_tasks
+from engine.execution.options import ExecutionSettings
 from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
@@ -91,10 +94,13 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     return {
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
+        "/v1/members/tasks": MemberTasks(dependencies),
+        "/v1/statistics": Statistics(dependencies),
         "/v1/shards": Shards(dependencies),
         "/v1/shards/{shard}": Shard(dependencies),
         "/v1/hosts": Hosts(dependencies, hosts),
         "/v1/hosts/{host}": HostResource(dependencies, hosts),
+        "/v1/hosts/{host}/live": LiveHost(dependencies),
         "/v1/hosts/{host}/{action}": HostAction(dependencies),
         "/v1/vms": Vms(inventory, vms, shards=dependencies.shards),
         "/v1/vms/{vm}": VmResource(inventory, vms),
@@ -116,6 +122,8 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/locks/{lock}/release": Release(dependencies),
         "/v1/events": Events(dependencies.database, feed),
         "/v1/singletons": Singletons(cluster),
+        "/v1/singletons/{singleton}": SingletonResource(cluster),
+        "/v1/singletons/{singleton}/{action}": SingletonAction(dependencies),
         "/v1/config": Configuration(configuration),
         "/v1/config/options": Options(configuration),
         "/v1/config/history": History(configuration),
@@ -176,6 +184,12 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     cipher = Secrets.given(settings.secrets_key_file)
     locks = PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}")
     drivers = frozenset(installed("engine.drivers"))
+    calling = ApiCalls(
+        ExecutionSettings.from_values(conf.execution),
+        cluster,
+        cluster_name=conf.coordination.cluster,
+        shards=conf.sharding.shards,
+    )
     dependencies = Dependencies(
         database=database,
         hosts=HostStore(database, drivers=drivers, secrets=cipher),
@@ -188,6 +202,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
             shards=conf.sharding.shards,
         ),
         locks=locks,
+        order=cluster.order,
         shards=conf.sharding.shards,
         drivers=drivers,
         tasks=load_tasks(),
@@ -196,11 +211,12 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         shared=lambda: SharedConfiguration(cluster.session),
         configured=lambda: shared.status,
         cipher=cipher,
+        calls=calling.calls,
     )
-    return create_app(dependencies, lifespan=_opened(database, cluster))
+    return create_app(dependencies, lifespan=_opened(database, cluster, calling))
 
 
 @contextlib.asynccontextmanager
-async def _opened(database: Database, cluster: ClusterWatch) -> AsyncIterator[None]:
-    async with database, cluster:
+async def _opened(database: Database, cluster: ClusterWatch, calling: ApiCalls) -> AsyncIterator[None]:
+    async with database, cluster, calling.opened():
         yield

@@ -24,6 +24,7 @@ from engine.coordination.paths import Paths
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import EngineError, Unavailable
 from engine.plugin import ShardId
+from engine.singletons.orders import Orders, order
 
 LOG = logging.getLogger(__name__)
 
@@ -101,6 +102,10 @@ class ClusterWatch:
         except TimeoutError:
             raise Unavailable(f"ZooKeeper did not answer within {BUMP_SECONDS:g} s") from None
 
+    async def order(self, singleton: str, change: Callable[[Orders], Orders]) -> Orders:
+        """Change what is wanted of a singleton; every engine acts on it at once. Raises `Unavailable`."""
+        return await order(self.session, singleton, change)
+
     async def _watch(self) -> None:
         failures = 0
         while True:
@@ -122,9 +127,10 @@ class ClusterWatch:
     async def _watch_one_session(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(open_session(self._settings))
-            for path in (self.paths.members, self.paths.shards, self.paths.singletons, self.paths.config):
+            paths = self.paths
+            for path in (paths.members, paths.shards, paths.singletons, paths.duties, paths.config):
                 await session.ensure(path)
-            await session.ensure(self.paths.inbox)
+            await session.ensure(paths.inbox)
             await self._replicate(session, stack)
             if self._follow is not None:
                 await stack.enter_async_context(self._follow(session))
@@ -137,8 +143,11 @@ class ClusterWatch:
         members = await stack.enter_async_context(observe_members(session))
         shards = await stack.enter_async_context(session.replica(self.paths.shards))
         singletons = await stack.enter_async_context(session.replica(self.paths.singletons))
+        duties = await stack.enter_async_context(session.replica(self.paths.duties))
         config = await stack.enter_async_context(session.replica(self.paths.config))
-        self._snapshot = ClusterSnapshot.of(members.members, shards.nodes, singletons.nodes, config.nodes)
+        self._snapshot = ClusterSnapshot.of(
+            members.members, shards.nodes, singletons.nodes, config.nodes, duties.nodes
+        )
 
         def on_members(*_changed: object) -> None:
             self._snapshot = self.snapshot.with_members(members.members)
@@ -149,12 +158,16 @@ class ClusterWatch:
         def on_singletons(_changed: frozenset[str]) -> None:
             self._snapshot = self.snapshot.with_singletons(singletons.nodes)
 
+        def on_duties(_changed: frozenset[str]) -> None:
+            self._snapshot = self.snapshot.with_duties(duties.nodes)
+
         def on_config(_changed: frozenset[str]) -> None:
             self._snapshot = self.snapshot.with_config(config.nodes)
 
         stack.callback(members.subscribe(on_members))
         stack.callback(shards.subscribe(on_shards))
         stack.callback(singletons.subscribe(on_singletons))
+        stack.callback(duties.subscribe(on_duties))
         stack.callback(config.subscribe(on_config))
         self._first.set()
 

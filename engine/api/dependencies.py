@@ -20,8 +20,9 @@ from engine.errors import Unavailable
 from engine.execution.catalogue import Catalogue
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
-from engine.plugin import ShardId
+from engine.plugin import Calls, ShardId
 from engine.secrets import Secrets
+from engine.singletons.orders import Orders
 
 
 class Cluster(Protocol):
@@ -47,11 +48,15 @@ def _no_session() -> SharedConfiguration:
     raise Unavailable("there is no ZooKeeper")
 
 
+async def _no_orders(singleton: str, change: Callable[[Orders], Orders]) -> Orders:
+    raise Unavailable("there is no ZooKeeper")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """`locks` gives those of the present session, or raises `Unavailable`; `shards` is how many the cluster
-    has; `shared` the configuration in the present session, or raises `Unavailable`; `configured` how far this
-    process has come with it."""
+    has; `order` changes what is wanted of a singleton; `shared` is the configuration in the present session,
+    or raises `Unavailable`; `configured` how far this process has come with it."""
 
     database: Database
     hosts: HostStore
@@ -61,10 +66,12 @@ class Dependencies:
     shards: int
     drivers: Collection[str]
     catalogue: OptionCatalogue = field(default_factory=lambda: OptionCatalogue(()))
+    order: Callable[[str, Callable[[Orders], Orders]], Awaitable[Orders]] = _no_orders
     shared: Callable[[], SharedConfiguration] = _no_session
     configured: Callable[[], ConfigurationStatus | None] = lambda: None
     cipher: Secrets = field(default_factory=Secrets)
     feed: FeedSettings = field(default_factory=FeedSettings)
     tasks: Catalogue = field(default_factory=lambda: Catalogue(()))
+    calls: Calls | None = None
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utcnow

@@ -10,7 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Self
@@ -18,6 +18,8 @@ from typing import Any, Self
 from engine.coordination.membership import Member
 from engine.coordination.operations import MalformedNode, Node
 from engine.plugin import EngineId, ShardId
+from engine.singletons.orders import Orders
+from engine.singletons.status import DutyStatus, EngineDuties
 
 LOG = logging.getLogger(__name__)
 
@@ -45,12 +47,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSnapshot:
-    """Members, shards, singletons (candidates in line) and shared configuration at one moment."""
+    """Members, shards, singletons (candidates in line) and shared configuration at one moment.
+
+    `orders` is what operators want of singletons, `duties` what each engine says of its own.
+    """
 
     members: tuple[Member, ...]
     shards: Mapping[ShardId, ShardState]
     singletons: Mapping[str, tuple[Candidate, ...]]
     config: Mapping[str, Node]
+    orders: Mapping[str, Orders] = field(default_factory=dict)
+    duties: Mapping[EngineId, Mapping[str, DutyStatus]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -59,6 +66,7 @@ class ClusterSnapshot:
         shards: Mapping[str, Node],
         singletons: Mapping[str, Node],
         config: Mapping[str, Node],
+        duties: Mapping[str, Node] = MappingProxyType({}),
     ) -> Self:
         found = (_shard(name, shards) for name in shards if name and "/" not in name)
         return cls(
@@ -66,6 +74,8 @@ class ClusterSnapshot:
             shards=MappingProxyType({state.shard: state for state in found if state}),
             singletons=_singletons(singletons),
             config=_config(config),
+            orders=_orders(singletons),
+            duties=_duties(duties),
         )
 
     def with_members(self, members: Iterable[Member]) -> Self:
@@ -83,7 +93,10 @@ class ClusterSnapshot:
         return replace(self, shards=MappingProxyType(shards))
 
     def with_singletons(self, nodes: Mapping[str, Node]) -> Self:
-        return replace(self, singletons=_singletons(nodes))
+        return replace(self, singletons=_singletons(nodes), orders=_orders(nodes))
+
+    def with_duties(self, nodes: Mapping[str, Node]) -> Self:
+        return replace(self, duties=_duties(nodes))
 
     def with_config(self, nodes: Mapping[str, Node]) -> Self:
         return replace(self, config=_config(nodes))
@@ -130,6 +143,30 @@ def _singletons(nodes: Mapping[str, Node]) -> Mapping[str, tuple[Candidate, ...]
         lines.setdefault(found["singleton"], []).append((found["place"], candidate))
     ordered = {name: sorted(line, key=lambda entry: entry[0]) for name, line in lines.items()}
     return MappingProxyType({name: tuple(entry[1] for entry in line) for name, line in ordered.items()})
+
+
+def _orders(nodes: Mapping[str, Node]) -> Mapping[str, Orders]:
+    found: dict[str, Orders] = {}
+    for name, node in nodes.items():
+        if name and "/" not in name:
+            try:
+                found[name] = Orders.from_node(node)
+            except MalformedNode as error:
+                LOG.warning("node=%s: %s", name, error)
+    return MappingProxyType(found)
+
+
+def _duties(nodes: Mapping[str, Node]) -> Mapping[EngineId, Mapping[str, DutyStatus]]:
+    found: dict[EngineId, Mapping[str, DutyStatus]] = {}
+    for name, node in sorted(nodes.items()):
+        if name:
+            try:
+                told = EngineDuties.from_node(name, node)
+            except MalformedNode as error:
+                LOG.warning("node=%s: %s", name, error)
+            else:
+                found[told.engine] = MappingProxyType({duty.name: duty for duty in told.duties})
+    return MappingProxyType(found)
 
 
 def _config(nodes: Mapping[str, Node]) -> Mapping[str, Node]:

@@ -9,7 +9,7 @@ from engine.api.events import event_document
 from engine.api.fields import Fields
 from engine.api.http import answer
 from engine.api.members import member_document
-from engine.api.singletons import singleton_document
+from engine.api.singletons import singleton_document, singleton_names
 from engine.api.staleness import mark_staleness
 from engine.db import events
 
@@ -34,7 +34,7 @@ class Status:
                 "members": [member_document(member, owned) for member in snapshot.members],
                 "shards": {"total": self._dependencies.shards, "owned": owned.total()},
                 "hosts": {str(status): count for status, count in sorted(hosts.items())},
-                "singletons": [singleton_document(name, line) for name, line in snapshot.singletons.items()],
+                "singletons": [singleton_document(snapshot, name) for name in singleton_names(snapshot)],
                 "events": [event_document(event) for event in latest],
                 **mark_staleness(self._dependencies.cluster, response),
             },
