@@ -19,6 +19,9 @@ from engine.coordination.identity import SessionIdentity, TlsSettings
 from engine.errors import Unavailable
 
 BEAT_SECONDS = 0.2
+LEAVING_SECONDS = 10.0
+"""How long a process may take to end once it has closed its session: connections, threads, interpreter.
+It can harm nobody any more, and on a busy machine that takes seconds."""
 
 
 class Beat:
@@ -64,6 +67,11 @@ class Beat:
                 until = self._authority.deadline
             self._say({"say": "beat", "until": until})
             await asyncio.sleep(BEAT_SECONDS)
+
+    def leaving(self) -> None:
+        """The last word: from now on only the process itself has to end, if there is no authority left."""
+        if self._authority is None:
+            self._say({"say": "beat", "until": boottime() + LEAVING_SECONDS})
 
     def _say(self, said: dict[str, Any]) -> bool:
         if self._fd is None:

@@ -35,6 +35,7 @@ async def _main(shared: LiveConfiguration, supervisor_fd: int | None) -> None:
     finally:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
+        beat.leaving()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
