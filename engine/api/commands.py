@@ -104,7 +104,9 @@ async def submit_action(
     submitted = await submission.submit(
         type, arguments, user=user_of(request), key=idempotency_key(request), lock_wait_seconds=lock_wait
     )
-    history = await submission.outcome(submitted.command.id, wait_seconds=wait or 0.0)
+    history = History(submitted.command)
+    if wait is not None or submitted.again:
+        history = await submission.outcome(submitted.command.id, wait_seconds=wait or 0.0)
     response.set_header("Location", f"/v1/commands/{submitted.command.id}")
     finished = history.command.ended and wait is not None
     answer(response, history_document(history), status=falcon.HTTP_200 if finished else falcon.HTTP_202)

@@ -49,6 +49,7 @@ class CommandExecutor:
         self._claims: dict[ShardId, ShardClaim] = {}
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._unread: set[ShardId] = set()
+        self._told = False
         self._wanted = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._eternal: list[asyncio.Task[None]] = []
@@ -125,15 +126,20 @@ class CommandExecutor:
     # --- looking for work ---------------------------------------------------------------------------
 
     def refresh(self, shards: Collection[ShardId]) -> None:
-        """Look at these shards at once; those that are not ours are ignored."""
-        self._unread.update(shard for shard in shards if shard in self._claims)
+        """Something has changed in these shards: look at once. Those that are not ours are ignored."""
+        mine = [shard for shard in shards if shard in self._claims]
+        self._told = self._told or bool(mine)
+        self._look_at(mine)
+
+    def _look_at(self, shards: Collection[ShardId]) -> None:
+        self._unread.update(shards)
         if self._unread:
             self._wanted.set()
 
     async def _look_by_itself(self) -> None:
         while True:
             await asyncio.sleep(self._services.settings.look_seconds)
-            self.refresh(list(self._claims))
+            self._look_at(self._claims.keys())
 
     async def _look(self) -> None:
         while True:
@@ -156,14 +162,15 @@ class CommandExecutor:
         if free <= 0 or not claims:
             return
         self._unread -= claims.keys()
-        await self._claim_in(claims, free)
-        await self._hear_news()
+        told, self._told = self._told, False
+        there = [id for id, (run, _task) in self._runs.items() if run.claim.shard in claims]
+        await self._claim_in(claims, free, told=told)
+        if there:
+            await self._hear_news(there)
 
-    async def _hear_news(self) -> None:
-        """What others want of the commands that run here."""
-        if not self._runs:
-            return
-        cancelled, anew = await self._services.store.news(list(self._runs))
+    async def _hear_news(self, ids: Collection[str]) -> None:
+        """What others want of these commands that run here."""
+        cancelled, anew = await self._services.store.news(ids)
         for command_id in cancelled & self._runs.keys():
             self._runs[command_id][0].cancel_requested()
         for command_id in anew & self._runs.keys():
@@ -183,7 +190,7 @@ class CommandExecutor:
             except (Unavailable, AuthorityLost):
                 return
 
-    async def _claim_in(self, claims: dict[ShardId, ShardClaim], limit: int) -> None:
+    async def _claim_in(self, claims: dict[ShardId, ShardClaim], limit: int, *, told: bool = False) -> None:
         for claim in claims.values():
             claim.authority.check()
         claimed = await self._services.store.claim(
@@ -192,6 +199,7 @@ class CommandExecutor:
             types=list(self._services.catalogue.types),
             running=list(self._runs),
             limit=limit,
+            told=told,
         )
         for each in claimed:
             record = each.history.command

@@ -52,6 +52,8 @@ _OWNERS = (
 )
 """What a command's owner writes; all of it each time, whatever has changed, so that one statement does."""
 _RESULTS = ("state", "verdict", "result", "error", "ended_at")
+_INSERT = command.insert()
+_COMMAND = [str(column.name) for column in command.columns]
 _STEP = [str(column.name) for column in step.columns]
 
 
@@ -105,6 +107,7 @@ _CLAIM = for_both(  # the epochs that stand there have just been guarded
         command.update()
         .where(among(dialect, command.c.id))
         .values(epoch=_present, engine=sa.bindparam("to_engine"))
+        .returning(command)
     )
 )
 _INSERT_STEP = for_both(
@@ -151,9 +154,15 @@ class CommandStore:
         query = sa.select(idempotency.c.command_id, idempotency.c.digest).where(
             idempotency.c.user == user, idempotency.c.key == key
         )
-        async with self.database.reading() as connection:
+        async with self.database.asking() as connection:
             row = (await connection.execute(query)).one_or_none()
         return (row.command_id, row.digest) if row is not None else None
+
+    async def still_open(self, ids: Collection[str]) -> set[str]:
+        """Of these commands, those that are under way and wait for nobody's word."""
+        async with self.database.asking() as connection:
+            rows = await connection.execute(_OPEN[connection.dialect.name], {"rows": list(ids)})
+            return {row.id for row in rows}
 
     async def ended_or_absent(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
         """Of these commands, those that have ended and those that there are not."""
@@ -200,9 +209,11 @@ class CommandStore:
         types: Collection[str],
         running: Collection[str],
         limit: int,
+        told: bool = False,
     ) -> list[Claimed]:
         """Take what is to be done in these shards and is not ours yet; oldest first. One short
-        transaction under the shards' epochs; where nothing is to be done none is begun."""
+        transaction under the shards' epochs; where nothing is to be done none is begun, unless we were
+        `told` that there is."""
         query = (
             sa.select(command.c.id, command.c.epoch)
             .where(
@@ -215,16 +226,21 @@ class CommandStore:
             .order_by(command.c.created_at, command.c.id)
             .limit(limit + len(running))
         )
-        async with self.database.reading() as connection:
-            if not [row for row in await connection.execute(query) if row.id not in running]:
-                return []
+        if not told:
+            async with self.database.asking() as connection:
+                if not [row for row in await connection.execute(query) if row.id not in running]:
+                    return []
         async with self.database.writing() as connection:
             await guard_shards(connection, epochs)
             rows = [row for row in await connection.execute(query) if row.id not in running][:limit]
+            if not rows:
+                return []
             before = {row.id: row.epoch for row in rows}
             claim = _CLAIM[connection.dialect.name]
-            await connection.execute(claim, {"rows": list(before), "to_engine": engine})
-            histories = await _histories(connection, list(before))
+            taken = await connection.execute(claim, {"rows": list(before), "to_engine": engine})
+            records = [CommandRecord.from_row(dict(row._mapping)) for row in taken]
+            records.sort(key=lambda record: (record.created_at, record.id))
+            histories = await _with_steps(connection, records)
         return [
             Claimed(history, before[history.command.id] not in (None, history.command.epoch))
             for history in histories
@@ -245,7 +261,8 @@ class CommandStore:
 async def insert(connection: AsyncConnection, records: Sequence[CommandRecord]) -> None:
     """New commands, in the caller's transaction."""
     if records:
-        await connection.execute(command.insert(), [dataclasses.asdict(record) for record in records])
+        rows = [{name: getattr(record, name) for name in _COMMAND} for record in records]
+        await connection.execute(_INSERT, rows)
 
 
 async def insert_key(
@@ -377,6 +394,11 @@ def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnEl
     return column == values[0] if len(values) == 1 else column.in_(values)
 
 
+_OPEN = for_both(
+    lambda dialect: sa.select(command.c.id).where(
+        among(dialect, command.c.id), command.c.ended_at.is_(None), command.c.state.not_in(_UNCLAIMED_STATES)
+    )
+)
 _COMMANDS = for_both(
     lambda dialect: (
         sa.select(command).where(among(dialect, command.c.id)).order_by(command.c.created_at, command.c.id)
@@ -388,11 +410,16 @@ _STEPS = for_both(
 
 
 async def _histories(connection: AsyncConnection, ids: Collection[str]) -> list[History]:
-    dialect, wanted = connection.dialect.name, {"rows": list(ids)}
-    rows = await connection.execute(_COMMANDS[dialect], wanted)
-    records = [CommandRecord.from_row(dict(row._mapping)) for row in rows]
+    rows = await connection.execute(_COMMANDS[connection.dialect.name], {"rows": list(ids)})
+    return await _with_steps(connection, [CommandRecord.from_row(dict(row._mapping)) for row in rows])
+
+
+async def _with_steps(connection: AsyncConnection, records: Sequence[CommandRecord]) -> list[History]:
     steps: dict[str, list[StepRecord]] = {record.id: [] for record in records}
-    for row in await connection.execute(_STEPS[dialect], wanted):
+    begun = [record.id for record in records if record.started_at is not None]
+    if not begun:
+        return [History(record) for record in records]
+    for row in await connection.execute(_STEPS[connection.dialect.name], {"rows": begun}):
         steps[row.command_id].append(StepRecord.from_row(dict(row._mapping)))
     waiting = [s.operation_id for each in steps.values() for s in each if s.children and _is_open(s)]
     children: dict[str, list[ChildOutcome]] = {}

@@ -23,6 +23,7 @@ import orjson
 from engine.clock import utcnow
 from engine.commands import store
 from engine.commands.catalogue import Catalogue
+from engine.commands.endings import Endings
 from engine.commands.records import CommandRecord, History, Verdict
 from engine.commands.services import CommandLocks
 from engine.commands.store import CommandStore
@@ -37,7 +38,6 @@ from engine.sharding.hashing import shard_of
 LOG = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 0.01
-LONGEST_LOOK_SECONDS = 0.5
 SAME_REQUEST_SECONDS = 2.0
 """How long a request may be between its locks and its row before another with its key gives up on it."""
 
@@ -67,6 +67,7 @@ class Submission:
         self.catalogue = catalogue
         self._locks = locks
         self._bump = bump
+        self._endings = Endings(store.still_open)
         self._shards = shards
         self._now = now
 
@@ -90,14 +91,14 @@ class Submission:
             return known
         record = self._record(type, command, user, lock_wait_seconds)
         try:
-            await self._accept(command, record, key, digest, waits=lock_wait_seconds is not None)
+            record = await self._accept(command, record, key, digest, waits=lock_wait_seconds is not None)
         except EngineError as refusal:
             # Whoever was first with this key has the locks, or has inserted the row meanwhile.
             if key is not None and (known := await self.settled(user, key, digest, refusal)) is not None:
                 return known
             raise
         await self._tell(record.shard)
-        return Submitted((await self.store.history(record.id)).command)
+        return Submitted(record)
 
     async def cancel(self, command_id: str, *, user: str = "") -> CommandRecord:
         """Ask for it; what is under way ends first. Raises `NotFound`, `Conflict` once it has ended."""
@@ -133,16 +134,9 @@ class Submission:
 
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> History:
         """The command, as soon as it has ended or needs an operator; at the latest after the wait."""
-        pause = FIRST_LOOK_SECONDS
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_seconds
-        while True:
-            history = await self.store.history(command_id)
-            left = until - loop.time()
-            if history.command.ended or history.command.state == "needs_operator" or left <= 0:
-                return history
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_LOOK_SECONDS)
+        if wait_seconds > 0:
+            await self._endings.wait(command_id, wait_seconds)
+        return await self.store.history(command_id)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -187,10 +181,11 @@ class Submission:
 
     async def _accept(
         self, command: Command, record: CommandRecord, key: str | None, digest: str, *, waits: bool
-    ) -> None:
+    ) -> CommandRecord:
+        """The command as it was inserted."""
         if waits or not record.has_locks:
-            await self._insert(None if waits else command, record, None, key, digest)
-            return
+            await self._insert(None if waits else command, record, key, digest)
+            return record
         locks = await self._locks()
         wanted = command.locks()
         try:
@@ -201,16 +196,17 @@ class Submission:
                 user=record.user,
                 reason=record.type,
             )
-            await self._insert(command, record, token, key, digest)
+            accepted = with_token(record, token)
+            await self._insert(command, accepted, key, digest)
         except BaseException as error:
             await self.give_back(locks, record.id, error)
             raise
+        return accepted
 
     async def _insert(
         self,
         command: Command | None,
         record: CommandRecord,
-        token: int | None,
         key: str | None,
         digest: str,
     ) -> None:
@@ -218,7 +214,7 @@ class Submission:
             rows = self._rows(connection, record.id, record.user, type=record.type)
             if command is not None:
                 await command.validate(rows)
-            await store.insert(connection, [with_token(record, token)])
+            await store.insert(connection, [record])
             if key is not None:
                 await store.insert_key(
                     connection,

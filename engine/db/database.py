@@ -129,6 +129,8 @@ class Database:
             postgresql.take_control(self._engine, self._names)
             reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self._engine.execution_options(**reading) if reading else self._engine
+        asking = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {}
+        self._asker = self._engine.execution_options(**asking)
         self._writer = self._engine.execution_options(writing=True)
 
     @property
@@ -161,6 +163,14 @@ class Database:
         """One consistent snapshot, from the first statement on. Writes nothing."""
         with translated():
             async with _connected(self._reader) as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def asking(self) -> AsyncIterator[AsyncConnection]:
+        """For one statement that reads: without a transaction around it, which would be two more round
+        trips. Of several statements each would see a state of its own."""
+        with translated():
+            async with _connected(self._asker) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
