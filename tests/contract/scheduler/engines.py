@@ -7,13 +7,13 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from engine.db.database import Database
-from engine.db.tables import event
+from engine.db.tables import event, schedule
 from engine.errors import AuthorityLost, InvalidInput, NotFound
 from engine.plugin import Authority, EngineId, Json, ShardId
 from engine.scheduler.jobs.desk import JobDesk
@@ -212,6 +212,16 @@ class Cluster:
     async def ended(self, job: Schedule, count: int = 1) -> list[Fire]:
         """Once this many runs have ended."""
         return await self.until(job, lambda runs: sum(run.ended_at is not None for run in runs) >= count)
+
+    async def missed(self, name: str = "job", *, minutes: int = 5, **values: Any) -> Schedule:
+        """A job of each minute that nobody has run for so many minutes; its next is half a minute away."""
+        start = await self.now() - timedelta(minutes=minutes + 10, seconds=30)
+        job = await self.add(name, every=60, start=start.isoformat(), **{"grace": 1, **values})
+        planned = start + timedelta(minutes=10)
+        async with self.database.writing() as connection:
+            change = schedule.update().where(schedule.c.id == job.id)
+            await connection.execute(change.values(next_fire_at=planned + timedelta(minutes=1)))
+        return job
 
     async def now(self) -> datetime:
         return await self.store.now()
