@@ -18,7 +18,7 @@ from falcon.asgi import App, Response
 from engine.api.http import EngineRequest
 from engine.api.locks import lock_document
 from engine.db.errors import Duplicate
-from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Unavailable
+from engine.errors import Conflict, EngineError, InvalidInput, NotFound, TaskFailed, Unavailable
 from engine.locks.holds import LockRefused
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ _STATUSES: tuple[tuple[type[EngineError], HTTPStatus, str], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND, "not_found"),
     (Conflict, HTTPStatus.CONFLICT, "conflict"),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+    (TaskFailed, HTTPStatus.BAD_GATEWAY, "task_failed"),
 )
 
 

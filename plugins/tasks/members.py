@@ -22,7 +22,9 @@ class MemberTasks(Task):
 
     async def run(self, context: TaskContext, arguments: TasksArguments) -> tuple[Activity, ...]:
         found = sorted(context.view.activities(), key=lambda activity: activity.since)
-        return tuple(found[: arguments.limit])
+        return tuple(one for one in found if (one.kind, one.name) != ("call", "member_tasks"))[
+            : arguments.limit
+        ]
 
 
 class MemberStatistics(Task):
