@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import configparser
 import contextlib
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +23,7 @@ from engine.local_cluster.state import StateDirectory
 from plugins.simulator.control import Simulator, open_simulator
 from plugins.simulator.log import Request, read_requests
 from tests.cluster import mortal
+from tests.cluster.latelink import LateLink
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 60.0
@@ -32,7 +35,12 @@ class MortalCluster(LocalCluster):
     """Its engines die and freeze as `tests.cluster.mortal` tells."""
 
     hide_operations = False
+    link: LateLink | None = None
     quarantine_seconds = QUARANTINE_SECONDS
+
+    links: contextlib.AsyncExitStack
+    agents: dict[int, int]
+    """The agent's own port, by the one that engines know."""
 
     @property
     def deaths(self) -> Path:
@@ -62,6 +70,14 @@ class MortalCluster(LocalCluster):
         self.engines[name] = child
         return child
 
+    async def _write_hosts(self) -> None:
+        """Hosts are reached over the link, if there is one."""
+        agents = self.host_ports
+        if self.link is not None:
+            self.host_ports = await self.links.enter_async_context(self.link.to(agents))
+        self.agents = dict(zip(self.host_ports, agents, strict=True))
+        await super()._write_hosts()
+
 
 class Lab:
     """What tests ask of the cluster and wait for."""
@@ -83,6 +99,25 @@ class Lab:
     def doomed(self) -> list[str]:
         """Deaths that have not happened yet."""
         return [path.name for path in self.cluster.deaths.iterdir() if not path.name.endswith("-done")]
+
+    async def kill(self, engine: str) -> None:
+        """SIGKILL of the engine alone; its supervisor lives."""
+        members = (await self.get("/v1/members"))["members"]
+        os.kill(next(m["pid"] for m in members if m["engine"] == engine), signal.SIGKILL)
+
+    def frozen(self) -> str | None:
+        """The engine whose supervisor has been stopped."""
+        for name, child in self.cluster.engines.items():
+            if Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return name
+        return None
+
+    def thaw(self, engine: str) -> None:
+        """The engine first: its supervisor would end it at once."""
+        supervisor = self.cluster.engines[engine].pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        for pid in (*map(int, children), supervisor):
+            os.kill(pid, signal.SIGCONT)
 
     # --- the API ----------------------------------------------------------------------------------
 
@@ -190,6 +225,7 @@ async def laboratory(
     database_url: str | None = None,
     hide_operations: bool = False,
     quarantine_seconds: float = QUARANTINE_SECONDS,
+    link: LateLink | None = None,
     **layout: Any,
 ) -> AsyncIterator[Lab]:
     """A ready cluster, its engines mortal."""
@@ -208,7 +244,8 @@ async def laboratory(
     cluster = MortalCluster(settings, StateDirectory(directory), progress=lambda _: None)
     cluster.hide_operations = hide_operations
     cluster.quarantine_seconds = quarantine_seconds
-    async with cluster:
+    cluster.link = link
+    async with contextlib.AsyncExitStack() as cluster.links, cluster:
         await cluster.ready()
         async with (
             httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0, trust_env=False) as http,
