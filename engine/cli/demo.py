@@ -95,7 +95,8 @@ def wrong_in(results: Sequence[Result | HostCrash], verdict: VmVerdict | None) -
     failures += ["it ended before the VMs were judged"] if verdict is None else verdict.failures
     if not failures:
         return ""
-    return failures[0] + (f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else "")
+    first = failures[0].partition("\n")[0]  # the end of a log may follow
+    return first + (f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else "")
 
 
 def _first(error: BaseException) -> BaseException:
