@@ -50,3 +50,31 @@ class Exiting(Telling):
 
 class OnEachEngine(Telling):
     scope = Scope.ENGINE
+
+
+class OnEachShard(Telling):
+    scope = Scope.SHARD
+
+
+class Beats:
+    """A beat is under way (`held`) until the test releases it; from then on they end at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.held = False
+        self.release = asyncio.Event()
+
+
+beats: defaultdict[str, Beats] = defaultdict(Beats)
+
+
+class Beating(Telling):
+    """One beat an hour."""
+
+    async def work(self, leadership: Leadership) -> None:
+        mine = beats[self.context.options["channel"]]
+        async for _ in leadership.every(3600):
+            mine.count += 1
+            mine.held = True
+            await mine.release.wait()
+            mine.held = False

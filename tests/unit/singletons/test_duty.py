@@ -8,14 +8,17 @@ import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 
 import pytest
 
+import engine
 from engine.election.leadership import HeldLeadership
 from engine.errors import AuthorityLost, Unavailable
 from engine.plugin import Leadership, PluginContext, Singleton
 from engine.singletons.backoff import BackOff
+from engine.singletons.brood import PluginExited, know_tasks
 from engine.singletons.duty import Duty, DutySettings
 from engine.singletons.loading import SingletonPlugin
 from engine.singletons.status import DutyState
@@ -69,6 +72,7 @@ class Running:
         self.duty, self.polls = duty, polls
 
     async def __aenter__(self) -> asyncio.Task[None]:
+        know_tasks(asyncio.get_running_loop())
         self.task = asyncio.create_task(self.duty.run(self.polls), name="duty under test")
         return self.task
 
@@ -341,3 +345,96 @@ async def test_what_a_thread_raises_is_a_fault_with_its_traceback() -> None:
         await until(lambda: duty.status.state is DutyState.RESTING)
         assert duty.status.fault == "SystemExit: 4"
         assert "sys.exit(4)" in duty.status.details
+
+
+async def test_tasks_that_a_run_leaves_behind_are_cancelled_and_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left: list[asyncio.Task[object]] = []
+
+    async def leaves(_: Leadership) -> None:
+        left.append(asyncio.create_task(asyncio.Event().wait(), name="forgotten"))
+        raise RuntimeError("the disk is full")
+
+    duty = duty_of(leaves, first_seconds=60)
+    async with Running(duty, Polls()):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        await until(lambda: left[0].cancelled())
+        assert duty.status.tasks_left == 1
+    assert "forgotten" in caplog.text
+
+
+async def test_tasks_that_others_start_on_the_way_are_left_alone() -> None:
+    """As a pool that opens a connection when the first one asks for it."""
+    made: list[asyncio.Task[object]] = []
+
+    async def asks(_: Leadership) -> None:
+        exec(compile(POOL, f"{Path(engine.__file__).parent}/db/pool.py", "exec"), {"made": made})
+        raise RuntimeError("the disk is full")
+
+    duty = duty_of(asks, first_seconds=60)
+    async with Running(duty, Polls()):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert duty.status.tasks_left == 0
+        assert not made[0].done()
+        made[0].cancel()
+
+
+POOL = "import asyncio; made.append(asyncio.get_running_loop().create_task(asyncio.Event().wait()))"
+
+
+async def test_a_task_of_a_plugin_that_exits_is_its_fault_and_ends_nothing_else() -> None:
+    async def leaves() -> None:
+        await asyncio.sleep(0)
+        sys.exit(5)
+
+    async def exits(_: Leadership) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leaves())
+            group.create_task(asyncio.Event().wait())
+
+    duty = duty_of(exits, first_seconds=60)
+    async with Running(duty, Polls()) as task:
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert "SystemExit: 5" in duty.status.details
+        assert not task.done()
+
+
+async def test_a_bare_task_of_a_plugin_that_exits_does_not_end_the_loop() -> None:
+    started: list[asyncio.Task[None]] = []
+
+    async def leaves() -> None:
+        sys.exit(5)
+
+    async def carries_on(_: Leadership) -> None:
+        started.append(asyncio.create_task(leaves()))
+        await asyncio.Event().wait()
+
+    duty = duty_of(carries_on)
+    async with Running(duty, Polls()):
+        await until(lambda: started and started[0].done())
+        assert isinstance(started[0].exception(), PluginExited)
+        assert duty.status.state is DutyState.RUNNING
+
+
+async def test_after_so_many_failures_it_yields_until_its_time_is_over() -> None:
+    told: list[bool] = []
+    duty = duty_of(_raises)
+    duty._settings = DutySettings(
+        back_off=BackOff(first_seconds=0.001, longest_seconds=60), yield_after=3, yield_seconds=0.05
+    )
+    duty._told = lambda: told.append(duty.status.yielding)
+    async with Running(duty, Polls()):
+        await until(lambda: duty.status.failures == 2)
+        assert not duty.status.yielding
+        await until(lambda: duty.status.yielding)
+        assert duty.status.failures >= 3
+        await until(lambda: True in told and told[-1] is False)
+
+
+async def test_one_who_rests_tries_again_when_it_is_stirred() -> None:
+    duty, polls = duty_of(_raises, first_seconds=60), Polls()
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        duty.stir()
+        await until(lambda: len(polls.terms) == 2)
