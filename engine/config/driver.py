@@ -17,11 +17,13 @@ ZooKeeper away: the last known values, from a private cache file, with a warning
 Neither: the program ends with the reason. oslo.config swallows an `Exception` of a driver, logs a line
 and goes on with defaults; a silent default is what must never happen, hence `SystemExit`.
 
-Nodes below /config@<engine>/ are meant for one engine only; a later version lays them over these.
+With `engine`, what /config@<engine>/ says for that one engine is laid over it. Our own processes do not
+use this driver but `live.py`, where the cluster hides local files and changes take effect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -38,7 +40,8 @@ from engine.coordination import options as coordination
 from engine.coordination.paths import Paths
 from engine.coordination.settings import SessionSettings
 from engine.coordination.snapshot import read_tree
-from engine.errors import EngineError, InvalidInput, NotFound, Unavailable
+from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Unavailable
+from engine.secrets import Secrets
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ OPTS: list[cfg.Opt] = [
     ),
     cfg.StrOpt("cluster", default="default", help="Name of the cluster of engines whose values are read."),
     cfg.StrOpt("path", help="Node below which the groups are; without it /engine/<cluster>/config."),
+    cfg.StrOpt("engine", help="Name of an engine whose own values (/config@<engine>) hide the cluster's."),
     cfg.FloatOpt(
         "timeout",
         default=10.0,
@@ -63,6 +67,10 @@ OPTS: list[cfg.Opt] = [
     ),
     *_TLS,
     cfg.StrOpt("digest", secret=True, help="`user:password` for ZooKeeper's digest authentication."),
+    cfg.StrOpt(
+        "secrets_key_file",
+        help="Keys, one a line, under which the cluster's secrets are encrypted; needed to read those.",
+    ),
     cfg.StrOpt(
         "cache_file",
         help="Where the last known values are kept (mode 0600). Without it a file in $CACHE_DIRECTORY,"
@@ -90,9 +98,10 @@ class ZooKeeperDriver(sources.ConfigurationSourceDriver):
 class ZooKeeperSource(sources.ConfigurationSource):
     """The values as they were read. `root` is the node they come from, for messages."""
 
-    def __init__(self, root: str, nodes: Mapping[str, bytes]) -> None:
+    def __init__(self, root: str, nodes: Mapping[str, bytes], secrets: Secrets | None = None) -> None:
         self._root = root
         self._nodes = nodes
+        self._secrets = secrets or Secrets()
 
     def get(
         self, group_name: str | None, option_name: str, opt: cfg.Opt
@@ -109,7 +118,11 @@ class ZooKeeperSource(sources.ConfigurationSource):
     def _value(self, node: str, data: bytes, option: str, opt: cfg.Opt) -> tuple[Any, cfg.LocationInfo]:
         try:
             value = values.decode(data, opt)
+            if opt.secret and isinstance(value, str):
+                value = self._secrets.decrypt(value)
             values.check(value, opt)
+        except Conflict as error:  # oslo.config would go on with the default
+            raise SystemExit(f"option {option} from ZooKeeper node {node}: {error}") from error
         except ValueError as error:
             # oslo.config converts what drivers return without naming option or source in its error
             reason = "the value (not shown) does not fit" if opt.secret else str(error)
@@ -123,18 +136,29 @@ def _open(options: cfg.ConfigOpts.GroupAttr, environment: Mapping[str, str]) -> 
     if not options.hosts:
         raise InvalidInput("hosts is not set", fields={"hosts": "must name the ZooKeeper servers"})
     root = (options.path or Paths(options.cluster).config).rstrip("/")
-    source = f"{options.hosts}{root}"
+    source = f"{options.hosts}{root}" + (f"@{options.engine}" if options.engine else "")
     file = Path(options.cache_file) if options.cache_file else cache.default_file(source, environment)
+    secrets = Secrets.given(options.secrets_key_file)
     try:
-        nodes = read_tree(_settings(options), root)
+        nodes = _read(options, root, source)
+    except Unavailable as error:
+        cached = _last_known(file, source, error)
+        return ZooKeeperSource(root, cached.values, secrets)
+    _remember(file, CachedValues(source, utcnow(), nodes))
+    return ZooKeeperSource(root, nodes, secrets)
+
+
+def _read(options: cfg.ConfigOpts.GroupAttr, root: str, source: str) -> dict[str, bytes]:
+    settings = _settings(options)
+    try:
+        nodes = read_tree(settings, root)
     except NotFound:
         LOG.warning("nothing is configured at %s: there is no such node", source)
         nodes = {}
-    except Unavailable as error:
-        cached = _last_known(file, source, error)
-        return ZooKeeperSource(root, cached.values)
-    _remember(file, CachedValues(source, utcnow(), nodes))
-    return ZooKeeperSource(root, nodes)
+    if options.engine:
+        with contextlib.suppress(NotFound):
+            nodes |= read_tree(settings, f"{root}@{options.engine}")
+    return nodes
 
 
 def _settings(options: cfg.ConfigOpts.GroupAttr) -> SessionSettings:

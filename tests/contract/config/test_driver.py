@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,11 @@ from oslo_config import cfg
 from engine.config import cache
 from engine.coordination.identity import TlsSettings
 from engine.coordination.local import LocalServer, free_port
-from engine.coordination.paths import Paths
 from engine.coordination.settings import SessionSettings
 from engine.coordination.snapshot import read_tree
 from engine.errors import InvalidInput, NotFound, Unavailable
+from engine.secrets import Secrets
+from tests.contract.config.conftest import Put
 
 OPTIONS = [
     cfg.IntOpt("interval", default=60, min=1),
@@ -34,28 +34,6 @@ OPTIONS = [
     cfg.StrOpt("dashed-name"),
     cfg.IntOpt("pin", secret=True),
 ]
-
-Put = Callable[[str, str], None]
-
-
-@pytest.fixture
-def root(cluster_name: str) -> str:
-    return Paths(cluster_name).config
-
-
-@pytest.fixture
-def put(zookeeper: LocalServer, root: str) -> Iterator[Put]:
-    """Sets one value as an operator does with zkCli."""
-    client = KazooClient(hosts=zookeeper.hosts)
-    client.start(timeout=10)
-
-    def write(name: str, value: str) -> None:
-        client.ensure_path(f"{root}/{name}")
-        client.set(f"{root}/{name}", value.encode())
-
-    yield write
-    client.stop()
-    client.close()
 
 
 class Program:
@@ -336,3 +314,27 @@ def test_the_environment_alone_can_name_the_source(
     conf([], default_config_files=[])
     assert conf.scheduler.interval == 30
     assert os.environ["OS_CLUSTER__DRIVER"] == "zookeeper"
+
+
+def test_what_is_meant_for_one_engine_hides_the_clusters(
+    put: Put, root: str, program: Program, zookeeper: LocalServer
+) -> None:
+    put("scheduler/interval", "5")
+    put("scheduler/policy", "packed")
+    client = KazooClient(hosts=zookeeper.hosts)
+    client.start(timeout=10)
+    client.create(f"{root}@engine-2/scheduler/interval", b"7", makepath=True)
+    client.stop()
+    client.close()
+    program.source["engine"] = "engine-2"
+    conf = program.start()
+    assert (conf.scheduler.interval, conf.scheduler.policy) == (7, "packed")
+
+
+def test_a_secret_that_is_ciphertext_is_decrypted_with_the_keys(
+    put: Put, program: Program, tmp_path: Path
+) -> None:
+    Secrets.make_key(tmp_path / "keys")
+    put("scheduler/pin", f'"{Secrets.from_file(tmp_path / "keys").encrypt("4711")}"')
+    program.source["secrets_key_file"] = str(tmp_path / "keys")
+    assert program.start().scheduler.pin == 4711
