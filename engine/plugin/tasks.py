@@ -122,6 +122,9 @@ class TaskContext:
     visit: Callable[[HostId], AbstractAsyncContextManager[HostConnection]]
     """A connection of the call's own to any host, whoever owns it: to look, never to act. Raises
     `HostUnreachable`, `NotFound`."""
+    planned_at: datetime | None = None
+    """Where a job runs it: the planned time of this run. With the key, the job's id, it names the run for
+    ever, so that what it has done can be told from what another run has done."""
 
 
 class Task(ABC):

@@ -118,6 +118,7 @@ class Run:
             self.schedule.arguments,
             key=self.schedule.id,
             authority=self.claim.authority,
+            planned_at=self.fire.fire_at,
         )
         return Outcome(True, result=_plain(result))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from engine.plugin import Authority, Json, ShardId
@@ -30,7 +31,9 @@ class Tasks(Protocol):
     def timeout_seconds(self, name: str) -> float:
         """How long the task may take where its job does not say. Raises `NotFound`."""
 
-    async def run(self, name: str, arguments: Json, *, key: str, authority: Authority) -> Any:
+    async def run(
+        self, name: str, arguments: Json, *, key: str, authority: Authority, planned_at: datetime
+    ) -> Any:
         """Run it once; what it returned, as JSON can carry it. Raises `NotFound`, `InvalidInput`, and
         whatever the task raises."""
 

@@ -65,7 +65,9 @@ class LocalTasks:
     def timeout_seconds(self, name: str) -> float:
         return self._catalogue.find(name).kind.timeout_seconds
 
-    async def run(self, name: str, values: Json, *, key: str, authority: Authority) -> Any:
+    async def run(
+        self, name: str, values: Json, *, key: str, authority: Authority, planned_at: datetime
+    ) -> Any:
         task = self._catalogue.find(name)
         parsed: Any = arguments.parse(task.kind.arguments_type, values)
         context = TaskContext(
@@ -79,6 +81,7 @@ class LocalTasks:
             view=self._post.view,
             connection=self._post.connection,
             visit=self._post.visit,
+            planned_at=planned_at,
         )
         return await task.kind().run(context, parsed)
 

@@ -76,7 +76,9 @@ class GivenTasks:
             raise NotFound(f"there is no task {name}")
         return 30.0
 
-    async def run(self, name: str, arguments: Json, *, key: str, authority: Authority) -> Any:
+    async def run(
+        self, name: str, arguments: Json, *, key: str, authority: Authority, planned_at: datetime
+    ) -> Any:
         self.timeout_seconds(name)
         self._world.starts.append((self._engine, name, arguments))
         if name in self._world.doing:
