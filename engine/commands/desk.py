@@ -6,10 +6,14 @@ whoever asks is told `Unavailable`. What is asked for bears the plugin's name as
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from engine.commands import store
 from engine.commands.records import History
 from engine.commands.submission import Submission
+from engine.db import events
 from engine.errors import Unavailable
-from engine.plugin import ChildOutcome, Json
+from engine.plugin import ChildOutcome, Json, Leadership
 
 
 class Desk:
@@ -51,6 +55,12 @@ class Counter:
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         history = await self._desk.present().outcome(command_id, wait_seconds=wait_seconds)
         return _outcome(history) if history.command.ended else None
+
+    async def prune(self, *, ended_before: datetime, limit: int, leadership: Leadership) -> int:
+        database = self._desk.present().store.database
+        name = self._user.rpartition(":")[2]
+        async with events.leading(database, name, leadership) as connection:
+            return await store.prune(connection, ended_before=ended_before, limit=limit)
 
 
 def _outcome(history: History) -> ChildOutcome:

@@ -394,6 +394,13 @@ def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnEl
     return column == values[0] if len(values) == 1 else column.in_(values)
 
 
+_FAMILY = for_both(lambda dialect: sa.select(command.c.id).where(among(dialect, command.c.root_id)))
+_FORGET = for_both(
+    lambda dialect: [
+        table.delete().where(among(dialect, table.c[id]))
+        for table, id in ((step, "command_id"), (idempotency, "command_id"), (command, "id"))
+    ]
+)
 _OPEN = for_both(
     lambda dialect: sa.select(command.c.id).where(
         among(dialect, command.c.id), command.c.ended_at.is_(None), command.c.state.not_in(_UNCLAIMED_STATES)
@@ -449,22 +456,23 @@ async def set_progress(
 
 async def prune(connection: AsyncConnection, *, ended_before: datetime, limit: int) -> int:
     """Delete up to `limit` commands that ended before this, with their steps and keys; a family goes
-    when its root does. How many went. For a singleton, inside its guarded transaction."""
+    when its root does, and all of it has ended. How many went. For a singleton, inside its guarded
+    transaction."""
+    below = command.alias("below")
+    open_below = sa.select(below.c.id).where(below.c.root_id == command.c.id, below.c.ended_at.is_(None))
     roots = (
         sa.select(command.c.id)
-        .where(command.c.ended_at < ended_before, command.c.id == command.c.root_id)
+        .where(command.c.ended_at < ended_before, command.c.id == command.c.root_id, ~open_below.exists())
         .order_by(command.c.ended_at)
         .limit(limit)
     )
     ids = [row.id for row in await connection.execute(roots)]
-    family = [
-        row.id for row in await connection.execute(sa.select(command.c.id).where(command.c.root_id.in_(ids)))
-    ]
-    if family:
-        await connection.execute(step.delete().where(step.c.command_id.in_(family)))
-        await connection.execute(idempotency.delete().where(idempotency.c.command_id.in_(family)))
-        await connection.execute(command.delete().where(command.c.id.in_(family)))
-    return len(family)
+    family = _FAMILY[connection.dialect.name]
+    found = [row.id for row in await connection.execute(family, {"rows": ids})]
+    if found:
+        for forget in _FORGET[connection.dialect.name]:
+            await connection.execute(forget, {"rows": found})
+    return len(found)
 
 
 async def request_cancel(connection: AsyncConnection, command_id: str) -> ShardId:

@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from engine.plugin.base import CONTRACT_VERSION, HostId
 from engine.plugin.hosts import HostConnection
 from engine.plugin.rows import Entity, Json, Rows
+
+if TYPE_CHECKING:
+    from engine.plugin.singletons import Leadership
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,13 @@ class CommandDesk(Protocol):
 
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         """How it ended; None while it has not, after waiting. Raises `NotFound`."""
+
+    async def prune(self, *, ended_before: datetime, limit: int, leadership: Leadership) -> int:
+        """Forget up to `limit` commands that ended before this, the oldest first, each with its children,
+        steps and keys; return how many rows of commands went.
+
+        Guarded by the leadership: raises `Fenced` when a later leader was here.
+        """
 
 
 class _Verdict(enum.Enum):

@@ -11,6 +11,7 @@ import copy
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from engine.errors import Conflict, EngineError, Fenced, NotFound
@@ -106,11 +107,13 @@ class MemoryLedger:
 @dataclass(slots=True)
 class MemoryDesk:
     """`CommandDesk` that remembers what it was asked for. `refusals`: what to raise, by the id of the
-    entity or by the command; `outcomes`: how commands ended, by their ids."""
+    entity or by the command; `outcomes`: how commands ended, by their ids; `ended`: when those ended that
+    may be forgotten."""
 
     asked: list[tuple[str, Json]] = field(default_factory=list)
     refusals: dict[str, EngineError] = field(default_factory=dict)
     outcomes: dict[str, ChildOutcome] = field(default_factory=dict)
+    ended: list[datetime] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict)
 
     async def submit(
@@ -134,6 +137,13 @@ class MemoryDesk:
 
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         return self.outcomes.get(command_id)
+
+    async def prune(self, *, ended_before: datetime, limit: int, leadership: Leadership) -> int:
+        leadership.check()
+        old = sorted(at for at in self.ended if at < ended_before)[:limit]
+        for at in old:
+            self.ended.remove(at)
+        return len(old)
 
 
 def _is(row: Mapping[str, Any], where: Mapping[str, Any] | None) -> bool:

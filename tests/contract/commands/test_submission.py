@@ -6,11 +6,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from engine.clock import utcnow
 from engine.commands import store
+from engine.commands.desk import Desk
 from engine.commands.records import CommandState
-from engine.errors import Conflict, InvalidInput, NotFound
+from engine.errors import Conflict, Fenced, InvalidInput, NotFound
+from engine.testing.singletons import leadership
 from tests.contract.commands.engines import Cluster
 
 
@@ -72,6 +75,35 @@ async def test_retention_removes_what_ended_long_ago_with_all_that_belongs_to_it
         assert await store.prune(connection, ended_before=utcnow(), limit=10) == 4
     assert [command.id for command in await cluster.store.page(limit=10)] == [unfinished]
     assert await cluster.store.known_key("", "k") is None
+
+
+async def test_a_family_of_which_one_has_not_ended_is_kept(cluster: Cluster) -> None:
+    async with cluster.engine("a") as engine:
+        await engine.take()
+        parent = await cluster.submit("children:kid")
+        await cluster.ended(parent)
+    async with cluster.database.writing() as connection:
+        await connection.execute(
+            sa.text("UPDATE command SET ended_at = NULL WHERE parent_id = :id AND entity_id = 'kid-0'"),
+            {"id": parent},
+        )
+        assert await store.prune(connection, ended_before=utcnow(), limit=10) == 0
+
+
+async def test_what_a_former_leader_prunes_is_fenced_and_deletes_nothing(cluster: Cluster) -> None:
+    async with cluster.engine("a") as engine:
+        await engine.take()
+        command = await cluster.submit("safe:one")
+        await cluster.ended(command)
+    desk = Desk()
+    desk.submission = cluster.submission
+    counter = desk.of("singleton:command_retention")
+    long_ago = utcnow() - timedelta(days=365)
+    assert await counter.prune(ended_before=long_ago, limit=10, leadership=leadership(token=8)) == 0
+    with pytest.raises(Fenced):
+        await counter.prune(ended_before=utcnow(), limit=10, leadership=leadership(token=7))
+    assert (await cluster.store.history(command)).command.ended
+    assert await counter.prune(ended_before=utcnow(), limit=10, leadership=leadership(token=8)) == 1
 
 
 async def test_a_list_of_many_goes_on_where_the_page_before_ended(cluster: Cluster) -> None:
