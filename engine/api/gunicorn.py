@@ -19,6 +19,7 @@ from oslo_config import cfg
 from engine.api import options, scoreboard
 from engine.api.options import ApiSettings
 from engine.api.scoreboard import Scoreboard
+from engine.processes import leave
 
 __all__ = [
     "accesslog",
@@ -33,6 +34,7 @@ __all__ = [
     "preload_app",
     "when_ready",
     "worker_class",
+    "worker_exit",
     "workers",
 ]
 
@@ -96,6 +98,13 @@ def post_worker_init(worker: Any) -> None:
     before it would close its ZooKeeper session. Called in the worker, whose settings are a copy.
     """
     worker.cfg.set("graceful_timeout", _API.graceful_seconds)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """A worker that has stopped in order ends at once. Called in the worker, last; also in the parent."""
+    ending = sys.exception()
+    if worker.pid == os.getpid() and isinstance(ending, SystemExit) and not ending.code:
+        leave(0)
 
 
 def on_exit(server: Any) -> None:

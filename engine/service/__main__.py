@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 
 from oslo_config import cfg
@@ -17,6 +16,7 @@ from engine import options
 from engine.beat import Beat
 from engine.config.live import LiveConfiguration, RestartNeeded
 from engine.errors import Conflict, InvalidInput
+from engine.processes import leave
 from engine.service import GC_THRESHOLDS
 from engine.service.root import Service
 
@@ -60,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
