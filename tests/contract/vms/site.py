@@ -37,7 +37,7 @@ from plugins.commands import fencing, migration, treatment, vms
 from plugins.commands import hosts as host_commands
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
-from plugins.simulator.log import PowerChange, Request, read_log, read_requests
+from plugins.simulator.log import PowerChange, Request, VmChange, read_log, read_requests
 from tests.contract.commands.engines import Claim
 
 SHARDS = 8
@@ -229,6 +229,10 @@ class VmSite:
     def powers(self) -> list[PowerChange]:
         """What became of the power of hosts, in truth."""
         return [entry for entry in read_log(self._log) if isinstance(entry, PowerChange)]
+
+    def changes(self, vm: Vm) -> list[VmChange]:
+        """What became of a VM on its hosts, in truth."""
+        return [entry for entry in read_log(self._log) if isinstance(entry, VmChange) and entry.vm == vm.id]
 
     def running(self, vm: Vm) -> list[int]:
         """The hosts on which the VM runs, in truth."""
