@@ -34,7 +34,7 @@ class Demo(Command):
 
     Fifty VMs are started and moved meanwhile. Exits 0 only if no host was unowned for longer than the
     limit of its step, no host that stayed lost a poll, none was asked by an engine of the past, the one
-    that crashed was fenced once and its VMs run once elsewhere, no VM was on two hosts at once,
+    that crashed was fenced once and its VMs were started once after that, no VM was on two hosts at once,
     nothing was sent twice, every command ended as it should, and every VM runs where the database says.
     """
 

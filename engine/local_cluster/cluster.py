@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,8 +34,10 @@ from engine.secrets import Secrets
 LOG = logging.getLogger(__name__)
 
 READY_SECONDS = 60.0
-STOP_SECONDS = 4.0
-"""An engine drains in less than one, gunicorn looks for its signal once a second."""
+STOP_SECONDS = 3.0
+"""For engines and API, which take about one. With `LAST_SECONDS` less than the 5 s that `up` promises."""
+LAST_SECONDS = 1.5
+"""For the simulator and ZooKeeper, whom nobody needs by then and who lose nothing when they are killed."""
 
 
 class LocalCluster:
@@ -237,10 +239,12 @@ class LocalCluster:
     async def _stop(self) -> None:
         served = [*self.engines.values(), *([self.api] if self.api is not None else [])]
         await asyncio.gather(*(child.stop(seconds=STOP_SECONDS) for child in served))
+        last: list[Coroutine[None, None, None]] = []
         if self.simulator is not None:
-            await self.simulator.stop(seconds=2.0)
+            last.append(self.simulator.stop(seconds=LAST_SECONDS))
         if self.zookeeper is not None:
-            self.zookeeper.stop()
+            last.append(asyncio.to_thread(self.zookeeper.stop, LAST_SECONDS))
+        await asyncio.gather(*last)
         self.directory.endpoint.unlink(missing_ok=True)
         self._remember_nothing()
 

@@ -1,4 +1,4 @@
-"""A host dies under its VMs: the engines agree on it, fence it once, and run its VMs once elsewhere.
+"""A host dies under its VMs: the engines agree on it, fence it once, and run its VMs once again.
 
 The machine is crashed with its power on, so nothing but power management can tell that its VMs are gone.
 The simulator's log is the witness: which machines lost their power, and what was started after that.
@@ -20,7 +20,8 @@ from engine.errors import EngineError
 from engine.local_cluster.workload import listed
 from plugins.simulator import witness
 from plugins.simulator.control import Simulator
-from plugins.simulator.log import Entry
+from plugins.simulator.log import Entry, VmChange
+from plugins.simulator.machines import VmStatus
 
 LIMIT_SECONDS = 40.0
 _LOOK_SECONDS = 0.1
@@ -57,7 +58,7 @@ class HostCrash:
         return [
             f"{ok} {self.step} (port {self.port}), {len(self.vms)} VMs on it; {self.under_way} commands were"
             " under way",
-            f"     fenced after {self.fenced_after:.1f} s, all of its VMs up elsewhere after"
+            f"     fenced after {self.fenced_after:.1f} s, all of its VMs up again after"
             f" {self.running_after:.1f} s, limit {LIMIT_SECONDS:.0f} s",
             *(f"     {failure}" for failure in self.failures),
         ]
@@ -76,17 +77,16 @@ async def give_power_management(client: httpx.AsyncClient) -> None:
 
 
 async def crash_host(client: httpx.AsyncClient, simulator: Simulator, *, under_way: int) -> HostCrash:
-    """Crash the host with the most VMs and wait until all of them run elsewhere."""
-    running = {
-        port: [vm for vm, status in vms.items() if status == "Up"]
-        for port, vms in (await simulator.vms()).items()
-    }
-    port = max(running, key=lambda each: len(running[each]))
+    """Crash the host with the most VMs and wait until all of them run again."""
+    running = {port: len(vms) for port, vms in (await simulator.vms()).items()}
+    port = max(running, key=running.__getitem__)
     host = next(host for host in await listed(client, "hosts") if host["port"] == port)
-    crash = HostCrash(host["name"], host["id"], port, at=boottime(), under_way=under_way)
     names = {vm["id"]: vm["name"] for vm in await listed(client, "vms")}
-    crash.vms = {vm: names.get(vm, vm) for vm in running[port]}
+    # Looked at directly before: what is up now cannot have moved away by then.
+    last = (await simulator.vms([port]))[port]
+    crash = HostCrash(host["name"], host["id"], port, at=boottime(), under_way=under_way)
     await simulator.crash([port])
+    crash.vms = {vm: names.get(vm, vm) for vm, status in last.items() if status == "Up"}
     begun = time.monotonic()
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
@@ -113,11 +113,11 @@ async def _host(client: httpx.AsyncClient, host_id: str) -> dict[str, Any]:
 
 
 async def _waiting(client: httpx.AsyncClient, crash: HostCrash) -> list[str]:
-    """Those of its VMs that are not up elsewhere yet, and what they are."""
+    """Those of its VMs that are not up again, and what they are; once it was fenced."""
     return [
         f"{vm['name']} is {vm['status']}"
         for vm in await listed(client, "vms")
-        if vm["id"] in crash.vms and (vm["status"] != "up" or vm["host_id"] == crash.host_id)
+        if vm["id"] in crash.vms and vm["status"] != "up"
     ]
 
 
@@ -127,7 +127,7 @@ async def _what_is_missing(client: httpx.AsyncClient, crash: HostCrash) -> str:
     why = f" ({reasons['events'][0]['message']})" if reasons.get("events") else ""
     waiting = ", ".join(await _waiting(client, crash)) or "none"
     return (
-        f"{crash.host} is {status} after {LIMIT_SECONDS:.0f} s{why}; of its VMs these do not run elsewhere:"
+        f"{crash.host} is {status} after {LIMIT_SECONDS:.0f} s{why}; of its VMs these do not run again:"
         f" {waiting}"
     )
 
@@ -135,15 +135,22 @@ async def _what_is_missing(client: httpx.AsyncClient, crash: HostCrash) -> str:
 def judge_crash(crash: HostCrash, log: Sequence[Entry], names: Mapping[int, str]) -> list[str]:
     """What the hosts saw that should not have been: each a sentence. `names`: the hosts' names by port."""
     found = []
-    switched = [change.host for change in witness.switched_off(log)]
-    for port in set(switched) - {crash.port}:
+    switched = witness.switched_off(log)
+    for port in {change.host for change in switched} - {crash.port}:
         found.append(f"{names.get(port, port)} was switched off, and nothing was wrong with it")
-    if (times := switched.count(crash.port)) != 1:
-        found.append(f"{crash.host} was switched off {times} times, not once")
-    started = witness.created([entry for entry in log if entry.t >= crash.at])
-    for vm_id, name in crash.vms.items():
-        ports = started.get(vm_id, [])
-        if len(ports) != 1 or ports[0] == crash.port:
-            where = " and ".join(names.get(port, str(port)) for port in ports) or "nowhere"
-            found.append(f"VM {name} of the crashed {crash.host} was started {where}, not once elsewhere")
+    offs = [change.t for change in switched if change.host == crash.port]
+    if len(offs) != 1:
+        found.append(f"{crash.host} was switched off {len(offs)} times, not once")
+    starts: dict[str, list[VmChange]] = {vm_id: [] for vm_id in crash.vms}
+    for entry in log:
+        if isinstance(entry, VmChange) and entry.vm in starts and entry.status == VmStatus.WAIT_FOR_LAUNCH:
+            starts[entry.vm] += [entry] if entry.t >= crash.at else []
+    for vm_id, again in starts.items():
+        where = " and ".join(names.get(start.host, str(start.host)) for start in again) or "nowhere"
+        if len(again) != 1:
+            found.append(f"VM {crash.vms[vm_id]} was started {where} after its host had crashed, not once")
+        elif not offs or again[0].t < offs[0]:
+            found.append(
+                f"VM {crash.vms[vm_id]} was started on {where} before {crash.host} was known to be off"
+            )
     return found
