@@ -18,10 +18,13 @@ SMALLEST = {
     "bench_commands": ["--smoke"],
     "bench_config": ["--smoke"],
     "bench_db": ["--smoke"],
+    "bench_execution": ["--smoke"],
+    "bench_election": ["--smoke"],
     "bench_failover": ["--only", "engine", "--kills", "1", "--hosts", "6"],
     "bench_locks": ["--smoke"],
     "bench_monitor": ["--hosts", "50", "--seconds", "2", "--period", "1"],
     "bench_sharding": ["--smoke"],
+    "bench_state": ["--smoke"],
     "bench_takeover": ["--only", "engine", "--commands", "5", "--hosts", "6", "--database", "sqlite"],
     "bench_steady": ["--hosts", "6", "--engines", "2", "--seconds", "1"],
 }

@@ -64,6 +64,18 @@ class Whose(Task):
 
 
 @dataclass(frozen=True, slots=True)
+class NapArguments:
+    ms: int = argument(integer(0, 10_000))
+
+
+class Nap(Task):
+    arguments_type = NapArguments
+
+    async def run(self, context: TaskContext, arguments: NapArguments) -> None:
+        await asyncio.sleep(arguments.ms / 1000)
+
+
+@dataclass(frozen=True, slots=True)
 class SizeArguments:
     bytes: int = argument(integer(0, 10_000_000), default=10)
     ballast: str = argument(str, default="")
@@ -107,7 +119,7 @@ class Configured(Task):
 
 KINDS: Mapping[str, type[Task]] = {
     kind.__name__.lower(): kind
-    for kind in (Work, Again, Whose, Letters, Refuses, Breaks, Exits, Unspeakable, Configured)
+    for kind in (Work, Again, Whose, Nap, Letters, Refuses, Breaks, Exits, Unspeakable, Configured)
 }
 
 
