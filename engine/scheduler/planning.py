@@ -46,7 +46,7 @@ def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, prepare: 
             shard=job.shard,
             epoch=epoch,
             engine=engine,
-            cause=_cause(planned, job),
+            cause=Cause.MISFIRE if planned.misfired else Cause.SCHEDULE,
         )
         fire = _with_verdict(fire, planned, now)
         if fire.state is FireState.RUNNING and job.kind is Kind.COMMAND:
@@ -107,13 +107,6 @@ def _with_command(job: Schedule, fire: Fire, now: datetime, prepare: Prepare) ->
         )
         return failed, None
     return dataclasses.replace(fire, command_id=command_id), prepared
-
-
-def _cause(planned: Plan, job: Schedule) -> Cause:
-    on_time = (
-        planned.verdict is Verdict.RUN and planned.fire_ats == (job.next_fire_at,) and not planned.missed
-    )
-    return Cause.SCHEDULE if on_time else Cause.MISFIRE
 
 
 def _with_verdict(fire: Fire, planned: Plan, now: datetime) -> Fire:

@@ -148,30 +148,42 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`fire_ats` name the runs (several only where all that were missed run); `missed` planned times go
-    without one (MOST_MISSED stands for that many or more); the job goes on with `next_fire_at`."""
+    """`fire_ats` name the runs; `misfired`: they come later than their grace allows; `missed` planned times
+    go without a run (MOST_MISSED stands for that many or more); the job goes on with `next_fire_at`."""
 
     fire_ats: tuple[datetime, ...]
     verdict: Verdict
-    missed: int
     next_fire_at: datetime | None
+    misfired: bool = False
+    missed: int = 0
 
 
 def plan(timing: Timing, planned: datetime, now: datetime) -> Plan:
     """What is made of `planned`, which is due, and of the planned times behind it."""
     if now - timing.due(planned) <= timedelta(seconds=timing.grace_seconds):
-        return Plan((planned,), Verdict.RUN, 0, timing.after(planned))
+        return _on_time(timing, planned, now)
     behind = itertools.takewhile(lambda time: time <= now, timing.times(planned))
     missed = [planned, *itertools.islice(behind, MOST_MISSED)]
     more = len(missed) > MOST_MISSED
     if timing.misfire is Misfire.FIRE_ALL:
-        kept = tuple(missed[:MOST_MISSED])
         following = timing.after(now if more else missed[-1])
-        return Plan(kept, Verdict.QUEUE, MOST_MISSED if more else 0, following)
+        kept = tuple(missed[:MOST_MISSED])
+        return Plan(kept, Verdict.QUEUE, following, misfired=True, missed=MOST_MISSED if more else 0)
     latest = _latest(timing, missed[-1], now) if more else missed[-1]
     verdict = Verdict.RUN if timing.misfire is Misfire.FIRE_ONCE else Verdict.SKIP
     count = min(MOST_MISSED, len(missed) - (verdict is Verdict.RUN))
-    return Plan((latest,), verdict, count, timing.after(max(now, latest)))
+    return Plan((latest,), verdict, timing.after(max(now, latest)), misfired=True, missed=count)
+
+
+def _on_time(timing: Timing, planned: datetime, now: datetime) -> Plan:
+    """It runs; where others behind it have come as well, since nobody was there, each of them in its turn:
+    else all but the first would meet one that still runs."""
+    following = timing.after(planned)
+    if following is None or timing.due(following) > now:
+        return Plan((planned,), Verdict.RUN, following)
+    due = itertools.takewhile(lambda time: timing.due(time) <= now, timing.times(planned))
+    several = (planned, *itertools.islice(due, MOST_MISSED - 1))
+    return Plan(several, Verdict.QUEUE, timing.after(several[-1]))
 
 
 def _latest(timing: Timing, known: datetime, now: datetime) -> datetime:

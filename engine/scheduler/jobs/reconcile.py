@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -28,7 +29,8 @@ _MOST = 100_000
 def declared_jobs(found: Iterable[EntryPoint] | None = None) -> dict[str, Specification]:
     """The jobs of the installed plugins, by name; one that is not usable is left out, loudly."""
     jobs: dict[str, Specification] = {}
-    offered = entry_points(group=NAMESPACE) if found is None else found
+    offered = list(entry_points(group=NAMESPACE) if found is None else found)
+    claims = Counter(entry_point.name for entry_point in offered)
     for entry_point in sorted(offered, key=lambda each: each.name):
         name = entry_point.name
         try:
@@ -37,12 +39,12 @@ def declared_jobs(found: Iterable[EntryPoint] | None = None) -> dict[str, Specif
                 raise InvalidInput(f"{entry_point.value} is no Job")
             if declared.contract != CONTRACT_VERSION:
                 raise InvalidInput(f"it is written for contract {declared.contract}")
-            if name in jobs:
-                raise InvalidInput("it is offered more than once; the first one counts")
+            if claims[name] > 1:
+                raise InvalidInput("it is offered more than once: none of them is used")
             jobs[name] = Specification.parse({"name": name, **_fields(declared)})
         except InvalidInput as error:
             LOG.error("job %s: %s", name, error)
-        except Exception:
+        except (Exception, SystemExit):
             LOG.exception("job %s cannot be imported", name)
     return jobs
 

@@ -105,6 +105,13 @@ def test_what_is_late_within_its_grace_runs_as_planned() -> None:
     assert found.next_fire_at == NOON + MINUTE
 
 
+def test_times_that_came_together_while_nobody_was_there_run_each_in_its_turn() -> None:
+    found = plan(each(60, grace_seconds=600), NOON, LATE)
+    assert found.fire_ats == tuple(NOON + n * MINUTE for n in range(6))
+    assert (found.verdict, found.misfired, found.missed) == (Verdict.QUEUE, False, 0)
+    assert found.next_fire_at == NOON + 6 * MINUTE
+
+
 def test_fire_once_runs_the_last_of_those_that_were_missed() -> None:
     found = plan(late(Misfire.FIRE_ONCE), NOON, LATE)
     assert (found.fire_ats, found.verdict, found.missed) == ((NOON + 5 * MINUTE,), Verdict.RUN, 5)
@@ -166,5 +173,5 @@ def test_a_plan_names_times_that_were_planned_and_goes_on_after_them(
     assert list(found.fire_ats) == sorted(set(found.fire_ats))
     assert found.next_fire_at is not None
     assert found.next_fire_at > found.fire_ats[-1]
-    if lateness > timedelta(seconds=grace):
-        assert found.next_fire_at > now
+    assert found.next_fire_at > now or len(found.fire_ats) == MOST_MISSED
+    assert found.misfired == (lateness > timedelta(seconds=grace))
