@@ -6,6 +6,7 @@ like ours. How long one has been there is told by this process's own clock, from
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -35,6 +36,8 @@ class Lines:
     def __init__(self, replica: Replica, clock: Callable[[], float] = boottime) -> None:
         self._replica = replica
         self._clock = clock
+        self._refreshing: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._seen: dict[str, dict[str, float]] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._head_listeners: list[Callable[[], None]] = []
@@ -62,7 +65,19 @@ class Lines:
         return self._replica.current
 
     async def fresh(self) -> None:
-        """Return when all that was written before is seen. Raises `Unavailable`."""
+        """Return when all that was written before is seen. Raises `Unavailable`.
+
+        Many ask at once when an engine starts; those who ask while one answer is awaited share the next.
+        """
+        if self._following is None:
+            self._following = asyncio.create_task(self._refresh(self._refreshing), name="lines")
+            self._following.add_done_callback(_retrieve)
+        await asyncio.shield(self._following)
+
+    async def _refresh(self, former: asyncio.Task[None] | None) -> None:
+        if former is not None:
+            await asyncio.wait({former})
+        self._refreshing, self._following = self._following, None
         await self._replica.fresh()
 
     def subscribe(self, line: str, callback: Callable[[], None]) -> Callable[[], None]:
@@ -120,6 +135,12 @@ class Lines:
             elif line in self._seen:
                 self._seen[line].pop(node, None)
         return touched
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Whoever asked has been told, or was cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 def in_line(names: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from engine.coordination.lines import Lines
 from engine.coordination.operations import Create, Delete, MalformedNode, Node, Reason, Rejected
 from engine.coordination.replica import Replica
-from engine.coordination.session import Session
+from engine.coordination.session import MAX_OPERATIONS, Session
 from engine.election.spread import Offer, Ranking, rankings
 from engine.election.standing import Standing
 from engine.errors import AuthorityLost, Unavailable
@@ -77,6 +77,7 @@ class DutyBoard:
                 stack.callback(lines.subscribe_heads(board._look))
                 stack.callback(duties.subscribe(lambda _: board._look()))
                 await board._tell()
+                await board._make_lines()
                 telling = session.background(board._keep_telling(), name="duties")
                 try:
                     yield board
@@ -84,6 +85,17 @@ class DutyBoard:
                     telling.cancel()
                     if board._look_due is not None:
                         board._look_due.cancel()
+
+    async def _make_lines(self) -> None:
+        """The nodes of all that we are ready to lead, with one write."""
+        known = set(self.lines.names())
+        missing = sorted(self._mine().offer().names - known)
+        paths = self._session.paths
+        with contextlib.suppress(Rejected):  # another engine makes them too: each candidate looks again
+            for start in range(0, len(missing), MAX_OPERATIONS):
+                await self._session.commit(
+                    *(Create(paths.singleton(name)) for name in missing[start : start + MAX_OPERATIONS])
+                )
 
     # --- what is wanted of this engine ---------------------------------------------------------------
 
