@@ -70,15 +70,15 @@ class Demo(Command):
         with _directory(parsed_args.state_dir) as directory:
             try:
                 finished = asyncio.run(until_signalled(demo(directory)))
-            except TimeoutError:
+            except TimeoutError as late:
                 finished = False
-                wrong = f"it was not over after {LIMIT_SECONDS:.0f} s"
+                wrong = str(late) or f"it was not over after {LIMIT_SECONDS:.0f} s"
             except ExceptionGroup as group:
                 error = _first(group)
                 if not isinstance(error, EngineError | httpx.HTTPError):
                     raise
                 finished = False
-                wrong = str(error)
+                wrong = str(error) or repr(error)
         for line in verdict.lines() if verdict else ():
             console.print(line)
         if finished:
