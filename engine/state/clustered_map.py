@@ -173,7 +173,7 @@ class OpenMap(Mapping[str, V], Generic[V]):
         return data
 
     def _conflict(self, key: str, wanted: int | None) -> Conflict:
-        known = self._entries.known.get(key)
+        known = self._entries.entry(key)
         there = "it is not there" if known is None else f"it has version {known.version}"
         return Conflict(f"{key} of map {self.name} has not version {wanted}: {there}")
 

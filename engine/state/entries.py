@@ -11,7 +11,6 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
@@ -33,18 +32,26 @@ def version_of(czxid: int, node_version: int) -> int:
     return czxid << _NODE_VERSION_BITS | node_version
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """What a conditional write needs to know of an entry."""
+    """What a conditional write needs to know of an entry: its node's stat, read in our words."""
 
-    version: int
-    node_version: int
-    session: int
-    """That it vanishes with; 0: none."""
+    __slots__ = ("stat",)
 
-    @classmethod
-    def of(cls, stat: Stat) -> Entry:
-        return cls(version_of(stat.czxid, stat.version), stat.version, stat.ephemeral_owner)
+    def __init__(self, stat: Stat) -> None:
+        self.stat = stat
+
+    @property
+    def version(self) -> int:
+        return version_of(self.stat.czxid, self.stat.version)
+
+    @property
+    def node_version(self) -> int:
+        return self.stat.version
+
+    @property
+    def session(self) -> int:
+        """That it vanishes with; 0: none."""
+        return self.stat.ephemeral_owner
 
 
 class Changes(Generic[V]):
@@ -89,29 +96,37 @@ class Entries(Generic[V]):
     def __init__(self, name: str, kind: type[V]) -> None:
         self.name = name
         self.values: dict[str, V] = {}
-        self.known: dict[str, Entry] = {}
+        self.known: dict[str, Stat] = {}
         """Of all nodes, also of those whose value makes no sense."""
         self.births = -1
         """How often a key was born in this map."""
         self.listeners: weakref.WeakSet[Changes[V]] = weakref.WeakSet()
         self._decode = msgspec.json.Decoder(kind).decode
 
+    def entry(self, key: str) -> Entry | None:
+        stat = self.known.get(key)
+        return Entry(stat) if stat is not None else None
+
     def versioned(self, key: str) -> Versioned[V] | None:
         if key not in self.values:
             return None
-        return Versioned(self.values[key], self.known[key].version)
+        stat = self.known[key]
+        return Versioned(self.values[key], version_of(stat.czxid, stat.version))
 
     def begin_anew(self, nodes: Mapping[str, Node]) -> None:
         """All there is, after a time in which nothing was seen; the tree may be another one."""
-        present = {key_of(name) for name in nodes if name and name != BIRTHS}
-        self._remove([key for key in self.known if key not in present])
-        for key, entry in list(self.known.items()):
-            if Entry.of(nodes[node_of(key)].stat).version < entry.version:
-                self._remove([key])
+        if self.known:
+            present = {key_of(name) for name in nodes if name and name != BIRTHS}
+            self._remove([key for key in self.known if key not in present])
+            for key, stat in list(self.known.items()):
+                now = nodes[node_of(key)].stat
+                if (now.czxid, now.version) < (stat.czxid, stat.version):
+                    self._remove([key])
         self.absorb(nodes, nodes)
 
     def absorb(self, names: Iterable[str], nodes: Mapping[str, Node]) -> None:
         """Take over what `names` have become."""
+        told = bool(self.listeners)
         for name in names:
             node = nodes.get(name)
             if name == BIRTHS:
@@ -121,22 +136,22 @@ class Entries(Generic[V]):
             elif node is None:
                 self._remove([key_of(name)])
             else:
-                self._put(key_of(name), node)
+                self._put(key_of(name), node, told)
 
-    def _put(self, key: str, node: Node) -> None:
-        entry = Entry.of(node.stat)
-        before = self.known.get(key)
-        if before is not None and before.version >= entry.version:
+    def _put(self, key: str, node: Node, told: bool) -> None:
+        stat, before = node.stat, self.known.get(key)
+        if before is not None and (before.czxid, before.version) >= (stat.czxid, stat.version):
             return
         try:
             value = self._decode(node.data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             LOG.warning("map=%s key=%s: left out, it holds no such value: %s", self.name, key, error)
             self._remove([key])
-            self.known[key] = entry
+            self.known[key] = stat
             return
-        self._note(key)
-        self.known[key] = entry
+        if told:
+            self._note(key)
+        self.known[key] = stat
         self.values[key] = value
 
     def _remove(self, keys: Iterable[str]) -> None:

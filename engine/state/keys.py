@@ -44,7 +44,7 @@ def node_of(key: str) -> str:
 
 def key_of(node: str) -> str:
     """The key that `node_of` spelt so."""
-    return unquote(node)
+    return unquote(node) if "%" in node else node
 
 
 def _spelt(character: str) -> str:

@@ -54,7 +54,7 @@ class Change:
 
     @property
     def known(self) -> Entry | None:
-        return self.entries.known.get(self.key)
+        return self.entries.entry(self.key)
 
     @property
     def pending(self) -> bool:

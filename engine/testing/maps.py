@@ -91,7 +91,7 @@ class MemoryMap(Mapping[str, V], Generic[V]):
         self._zxid += 1
         node = Node(msgspec.json.encode(value), Stat(0, self._zxid, self._zxid, self._zxid, 0, 0, 0, 0))
         self.entries.absorb([node_of(key)], {node_of(key): node})
-        return self.entries.known[key].version
+        return cast(int, self.versioned(key).version)
 
 
 class MemoryMaps:

@@ -121,7 +121,11 @@ async def starts(server: LocalServer, entries: int, rounds: int) -> list[float]:
 
 
 def _sets(connected: asyncio.Event) -> Callable[[bool], None]:
-    return lambda there: connected.set() if there else None
+    def hear(there: bool) -> None:
+        if there:
+            connected.set()
+
+    return hear
 
 
 async def reconnect(server: LocalServer, one: Side, rounds: int) -> float:
@@ -129,9 +133,7 @@ async def reconnect(server: LocalServer, one: Side, rounds: int) -> float:
     asked: list[int] = []
     for _ in range(rounds):
         connected = asyncio.Event()
-        unsubscribe = one.session.on_connection_change(
-            lambda there, known=connected: known.set() if there else None
-        )
+        unsubscribe = one.session.on_connection_change(_sets(connected))
         before = packets(server)
         one.session._channel.cut()
         await connected.wait()
