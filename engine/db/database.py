@@ -13,6 +13,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import orjson
@@ -22,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from engine.clock import boottime
 from engine.db import postgresql, schema, sqlite
 from engine.db.errors import Contended, reached, translated
+from engine.db.sqlite_writers import Writers
 from engine.db.tables import shard
 from engine.errors import Fenced, InvalidInput
 from engine.plugin import ShardId
@@ -122,7 +124,10 @@ class Database:
         reading: dict[str, Any] = {}
         # SQLite's waiters poll (up to 100 ms apart); those of one process can simply queue.
         self._turn: asyncio.Lock | None = None
+        self._writers: Writers | None = None
         if self.dialect == "sqlite":
+            if (file := self._engine.url.database) and file != ":memory:":
+                self._writers = Writers(Path(file))
             sqlite.take_control(self._engine, busy_timeout_seconds)
             self._turn = asyncio.Lock()
         elif self.dialect == "postgresql":
@@ -141,12 +146,16 @@ class Database:
     def work_for(self, session: int | None) -> None:
         """Connections taken from now on say that they work for this ZooKeeper session."""
         self._names.work_for(session)
+        if self._writers is not None:
+            self._writers.work_for(session)
 
     async def end_backends(self, session: int) -> int:
         """End the transactions of a ZooKeeper session that is over; how many connections that cost.
 
-        On SQLite the lock belongs to a process, and there is nothing that this could end.
+        On SQLite, where the lock belongs to a process, that process is killed if it has the lock.
         """
+        if self._writers is not None:
+            return await self._writers.end(session)
         if self.dialect != "postgresql":
             return 0
         async with self.writing() as connection:
@@ -157,6 +166,8 @@ class Database:
 
     async def __aexit__(self, *_exception: object) -> None:
         await self._engine.dispose()
+        if self._writers is not None:
+            self._writers.close()
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

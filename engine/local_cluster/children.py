@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.local_cluster.state import ProcessName, start_time
-from engine.processes import leashed
+from engine.local_cluster.state import ProcessName
+from engine.processes import leashed, start_time
 
 
 class ChildFailed(EngineError):

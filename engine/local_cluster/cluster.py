@@ -27,8 +27,9 @@ from engine.db.database import Database
 from engine.local_cluster.certificates import CertificateFiles, write_certificates
 from engine.local_cluster.children import Child, ChildFailed, spawn
 from engine.local_cluster.layout import TICK_SECONDS, Layout, free_port, require_free, write_configuration
-from engine.local_cluster.state import ProcessName, StateDirectory, start_time
+from engine.local_cluster.state import ProcessName, StateDirectory
 from engine.local_cluster.store import write_fleet
+from engine.processes import start_time
 from engine.secrets import Secrets
 
 LOG = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import Conflict, InvalidInput
+from engine.processes import start_time
 
 PATIENCE_SECONDS = 30.0
 """How long an `up` may take to stop: engines, fleet and ZooKeeper, which it ends in this order, may take
@@ -52,16 +53,6 @@ class ProcessName:
             finally:
                 os.close(fd)
         return False
-
-
-def start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat, or None for a process that is gone or a zombie (proc(5))."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 class StateDirectory:

@@ -158,8 +158,6 @@ class Holdings:
         """A frozen engine's open transaction holds rows that its heir has to write. Only once its member
         node is gone: whoever hands over is alive, and finishes what it has begun."""
         sessions, self._predecessors = self._predecessors, {}
-        if not self._store.backends_outlive_engines:
-            return
         for session, engine in sessions.items():
             if session in self._ended:
                 continue
@@ -167,7 +165,7 @@ class Holdings:
             if member is None or member.ephemeral_owner != session:
                 self._ended.add(session)
                 if ended := await self._store.end_backends(session):
-                    LOG.info("ended %d database connections of engine=%s session=%x", ended, engine, session)
+                    LOG.info("ended %d transactions of engine=%s session=%x", ended, engine, session)
 
     async def _adopt(self, tenures: Sequence[Tenure]) -> None:
         if not tenures:

@@ -85,11 +85,6 @@ class EpochStore:
         self._answered_at = self._clock()
         return won
 
-    @property
-    def backends_outlive_engines(self) -> bool:
-        """A server keeps the open transaction of a frozen engine; a file's locks are the kernel's."""
-        return self._database.dialect == "postgresql"
-
     async def end_backends(self, session: int) -> int:
         """End the open transactions of a ZooKeeper session that is over; how many connections that cost."""
         return await self._database.end_backends(session)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Conflict
-from engine.local_cluster.state import ProcessName, StateDirectory, start_time, stop_cluster
-from engine.processes import leashed
+from engine.local_cluster.state import ProcessName, StateDirectory, stop_cluster
+from engine.processes import leashed, start_time
 
 PATIENCE_SECONDS = 0.5
 
