@@ -15,7 +15,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from engine.api.fields import Fields, several, text
-from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.api.http import EngineRequest, answer, next_link, read_json, take_limit
 from engine.arguments import choice, mapping
 from engine.commands.records import CommandRecord, CommandState, History, StepRecord
 from engine.commands.submission import Submission
@@ -153,14 +153,21 @@ class Commands:
 
     async def on_get(self, request: Request, response: Response) -> None:
         with Fields(request.params) as fields:
-            limit, _marker = take_paging(fields)
+            limit = take_limit(fields)
             after = fields.take("marker", _place, default=None)
+            sort = fields.take("sort", choice("created_at", "-created_at"), default="-created_at")
             states = fields.take("state", several(_state), default=())
             types = fields.take("type", several(text), default=())
             entity = fields.take("entity", text, default=None)
             parent = fields.take("parent", text, default=None)
         found = await self._store.page(
-            limit=limit + 1, after=after, states=states, types=types, entity=entity, parent=parent
+            limit=limit + 1,
+            after=after,
+            states=states,
+            types=types,
+            entity=entity,
+            parent=parent,
+            oldest_first=not sort.startswith("-"),
         )
         page = found[:limit]
         following = _mark(page[-1]) if len(found) > limit else None

@@ -15,7 +15,7 @@ from falcon.asgi import Request, Response, SSEvent
 
 from engine.api.feed import Batch, EventFeed, Filter
 from engine.api.fields import Fields, integer, several, text
-from engine.api.http import DEFAULT_PAGE, MAX_PAGE, answer, next_link, to_json
+from engine.api.http import answer, next_link, take_limit, to_json
 from engine.db import events
 from engine.db.database import Database
 from engine.db.events import Cursor, Event
@@ -56,7 +56,7 @@ class Events:
 
     async def _page(self, request: Request, response: Response) -> None:
         with Fields(request.params) as fields:
-            limit = fields.take("limit", integer(1, MAX_PAGE), default=DEFAULT_PAGE)
+            limit = take_limit(fields)
             after = fields.take("after", Cursor.parse, default=None)
             # With `after` the pages go upward, so that a marker takes its place.
             marker = fields.take("marker", _event_id if after is None else Cursor.parse, default=None)

@@ -87,9 +87,14 @@ async def _read_body(request: Request) -> bytes:
     raise falcon.HTTPContentTooLarge(description=f"the body is larger than {BODY_LIMIT_BYTES} bytes")
 
 
+def take_limit(fields: Fields) -> int:
+    """How many of a list."""
+    return fields.take("limit", integer(1, MAX_PAGE), default=DEFAULT_PAGE)
+
+
 def take_paging(fields: Fields) -> tuple[int, str | None]:
     """`limit` and `marker` of a list."""
-    limit = fields.take("limit", integer(1, MAX_PAGE), default=DEFAULT_PAGE)
+    limit = take_limit(fields)
     return limit, fields.take("marker", text, default=None)
 
 

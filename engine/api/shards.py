@@ -11,8 +11,8 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from engine.api.dependencies import Dependencies
-from engine.api.fields import Fields, integer, text
-from engine.api.http import DEFAULT_PAGE, MAX_PAGE, answer, next_link
+from engine.api.fields import Fields, text
+from engine.api.http import answer, next_link, take_limit
 from engine.api.snapshot import ClusterSnapshot
 from engine.api.staleness import mark_staleness
 from engine.db.shards import epochs
@@ -41,7 +41,7 @@ class Shards:
 
     async def on_get(self, request: Request, response: Response) -> None:
         with Fields(request.params) as fields:
-            limit = fields.take("limit", integer(1, MAX_PAGE), default=DEFAULT_PAGE)
+            limit = take_limit(fields)
             after = fields.take("marker", _number, default=-1)
             owner = fields.take("owner", text, default=None)
         cluster = self._dependencies.cluster

@@ -38,12 +38,14 @@ class CommandsList(Lister):
         add("--type", action="append", metavar="TYPE", help="only those of this type; may be repeated")
         add("--entity", metavar="ID", help="only those about the host or VM with this id")
         add("--parent", metavar="ID", help="only the children of this command")
+        add("--oldest-first", action="store_true", help="the oldest first (default: the newest)")
         add("--limit", type=int, default=50, metavar="N", help="at most this many (default: 50)")
         add_api_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         params = {name: getattr(parsed_args, name) for name in ("state", "type", "entity", "parent")}
+        params["sort"] = "created_at" if parsed_args.oldest_first else None
         with open_api(parsed_args) as api:
             found = api.pages("/v1/commands", "commands", limit=parsed_args.limit, params=params)
             commands = [{**each, "entity": _entity(each)} for each in found]

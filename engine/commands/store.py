@@ -180,13 +180,16 @@ class CommandStore:
         types: Collection[str] = (),
         entity: str | None = None,
         parent: str | None = None,
+        oldest_first: bool = False,
     ) -> list[CommandRecord]:
-        """Up to `limit` commands, the newest first, of those that follow `after` in this order."""
-        query = sa.select(command).order_by(command.c.created_at.desc(), command.c.id.desc()).limit(limit)
+        """Up to `limit` commands, by when they were asked for, of those that follow `after` in this order."""
+        order = (command.c.created_at, command.c.id)
+        query = sa.select(command).limit(limit)
+        query = query.order_by(*(each if oldest_first else each.desc() for each in order))
         if after is not None:
             at, id = after
-            place = sa.tuple_(command.c.created_at, command.c.id)
-            query = query.where(place < sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id)))
+            place, given = sa.tuple_(*order), sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id))
+            query = query.where(place > given if oldest_first else place < given)
         if states:
             query = query.where(_one_of(command.c.state, [str(state) for state in states]))
         if types:

@@ -42,6 +42,25 @@ async def test_members_are_listed_with_what_they_own(api: ASGIConductor) -> None
     }
 
 
+async def test_members_are_filtered_sorted_and_paged(api: ASGIConductor) -> None:
+    async def engines(query: str) -> list[str]:
+        return [found["engine"] for found in (await get(api, "/v1/members", query))["members"]]
+
+    assert await engines("sort=-engine") == ["b", "a"]
+    assert await engines("sort=shards_owned") == ["b", "a"]
+    assert await engines("state=up") == ["a", "b"]
+    assert await engines("state=draining") == []
+    assert await engines("marker=a") == ["b"]
+    assert await engines("marker=aa") == ["b"]
+    page = await get(api, "/v1/members", "sort=-shards_owned&limit=1")
+    path, _, query = page["next"].partition("?")
+    rest = await get(api, path, query)
+    assert ([found["engine"] for found in rest["members"]], rest["next"]) == (["b"], None)
+    for query, field in (("sort=pid", "sort"), ("state=gone", "state"), ("sort=state&marker=gone", "marker")):
+        refused = await api.simulate_get("/v1/members", query_string=query)
+        assert (refused.status_code, list(refused.json["fields"])) == (422, [field])
+
+
 async def test_shards_are_listed_with_owner_epoch_and_since(api: ASGIConductor, database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(shard.insert(), [{"shard": 0, "epoch": 2**32 + 1}, {"shard": 7, "epoch": 9}])

@@ -76,18 +76,28 @@ async def test_commands_are_listed_newest_first_and_filtered(api: ASGIConductor,
         assert [command["id"][-1] for command in found] == expected
 
 
-async def test_the_pages_of_a_list_hold_each_command_once(api: ASGIConductor, database: Database) -> None:
+@pytest.mark.parametrize(("sort", "order"), [("", -1), ("&sort=-created_at", -1), ("&sort=created_at", 1)])
+async def test_the_pages_of_a_list_hold_each_command_once_in_order(
+    api: ASGIConductor, database: Database, sort: str, order: int
+) -> None:
     await insert(database, *(row(number) for number in range(7)))
-    seen, link = [], "/v1/commands?limit=3"
+    seen, link = [], f"/v1/commands?limit=3{sort}"
     while link:
         page = (await api.simulate_get(link)).json
         seen += [command["id"] for command in page["commands"]]
         link = page["next"]
-    assert seen == [f"command-{number:06d}" for number in reversed(range(7))]
+    assert seen == [f"command-{number:06d}" for number in range(7)][::order]
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [("state=odd", "state"), ("marker=x", "marker"), ("limit=0", "limit"), ("x=1", "x")]
+    ("query", "field"),
+    [
+        ("state=odd", "state"),
+        ("marker=x", "marker"),
+        ("limit=0", "limit"),
+        ("sort=state", "sort"),
+        ("x=1", "x"),
+    ],
 )
 async def test_what_is_wrong_with_a_query_is_named(api: ASGIConductor, query: str, field: str) -> None:
     answer = await api.simulate_get(f"/v1/commands?{query}")
