@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import falcon
@@ -17,7 +18,7 @@ from engine.api.commands import user_of
 from engine.api.dependencies import Cluster, Dependencies
 from engine.api.fields import Fields, text
 from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
-from engine.api.snapshot import ClusterSnapshot
+from engine.api.snapshot import Candidate, ClusterSnapshot
 from engine.api.staleness import mark_staleness
 from engine.db.events import record
 from engine.errors import Conflict, NotFound
@@ -26,6 +27,12 @@ from engine.singletons.orders import Orders, asked_again
 from engine.singletons.status import DutyState, DutyStatus
 
 ACTIONS = ("move", "pause", "resume", "run-now")
+_EVENTS = {
+    "move": "singleton_moved",
+    "pause": "singleton_paused",
+    "resume": "singleton_resumed",
+    "run-now": "singleton_hurried",
+}
 
 
 def singleton_names(snapshot: ClusterSnapshot) -> list[str]:
@@ -45,7 +52,7 @@ def singleton_document(snapshot: ClusterSnapshot, name: str) -> dict[str, Any]:
         "scope": scope.value if scope is not None else None,
         "state": _state(orders, bool(line), duties),
         "leader": line[0].engine if line else None,
-        "since": line[0].since if line else None,
+        "since": _since(line[0], duties) if line else None,
         "candidates": [candidate.engine for candidate in line],
         "preferred": orders.preferred,
         "failures": sum(duty.failures for duty in duties.values()),
@@ -68,6 +75,12 @@ def singleton_details(snapshot: ClusterSnapshot, name: str) -> dict[str, Any]:
             for engine, duty in duties.items()
         ],
     }
+
+
+def _since(leader: Candidate, duties: dict[EngineId, DutyStatus]) -> datetime:
+    """Since when it leads, as it says itself; else since when it is in the line."""
+    told = duties.get(leader.engine)
+    return told.since if told is not None and told.state is DutyState.RUNNING else leader.since
 
 
 def _duties(snapshot: ClusterSnapshot, name: str) -> dict[EngineId, DutyStatus]:
@@ -147,7 +160,7 @@ class SingletonAction:
         async with self._dependencies.database.writing() as connection:
             await record(
                 connection,
-                f"singleton_{action.replace('-', '_')}",
+                _EVENTS[action],
                 f"{user or 'an operator'} {told} singleton {singleton}"
                 + (f" to {engine}" if engine is not None else ""),
                 data={"singleton": singleton, "engine": engine, "user": user, "request": request.request_id},
