@@ -59,11 +59,11 @@ class Crashing:
     def treatments(self) -> list[dict[str, Any]]:
         return list(self.client.get("/v1/commands?type=treat_host")["commands"])
 
-    def kill_leader(self, singleton: str) -> None:
+    def signal_leader(self, singleton: str, number: signal.Signals) -> None:
         found = self.client.get("/v1/singletons")["singletons"]
         leader = next(each["leader"] for each in found if each["name"] == singleton)
         member = next(m for m in self.workplace.ask("members", "list") if m["engine"] == leader)
-        os.kill(member["pid"], signal.SIGKILL)
+        os.kill(member["pid"], number)
 
     def treated(self) -> bool:
         found = self.treatments()
@@ -83,8 +83,9 @@ class Crashing:
         assert len(self.treatments()) == 1
 
 
-def test_a_crashed_host_is_fenced_once_and_its_vms_run_once_elsewhere_though_the_leader_is_killed(
-    workplace: Workplace,
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_crashed_host_is_fenced_once_and_its_vms_run_once_elsewhere_though_the_leader_is(
+    workplace: Workplace, number: signal.Signals
 ) -> None:
     workplace.environment |= IMPATIENT
     workplace.up("--engines", "3")
@@ -93,7 +94,7 @@ def test_a_crashed_host_is_fenced_once_and_its_vms_run_once_elsewhere_though_the
     crashing.simulate("slow", milliseconds=1500, verbs=["Host.fenceNode"])
     crashing.simulate("crash", crashing.victim["port"])
     eventually(lambda: bool(crashing.treatments()), seconds=90, what="its treatment is asked for")
-    crashing.kill_leader("host_treatment")
+    crashing.signal_leader("host_treatment", number)
     eventually(crashing.treated, seconds=120, what="it is fenced and switched on")
 
     def moved() -> bool:
