@@ -103,6 +103,12 @@ class Run:
                 await self._make(move)
         except _Left:
             return
+        except (AuthorityLost, Fenced):
+            raise
+        except Exception as error:  # a defect, of the plugin or of ours: it must not look as if it went on
+            LOG.exception("command=%s: its run failed", self.id)
+            with contextlib.suppress(_Left):
+                await self._give_up(f"the engine failed on it: {error!r}")
 
     # --- beginning --------------------------------------------------------------------------------
 
@@ -333,6 +339,11 @@ class Run:
     async def _undo(self, record: StepRecord, effect: bool) -> None:
         step = self._steps[record.name]
         if effect:
+            if step.undoes() and record.host_id is not None:
+                there = self._services.shard_of(record.host_id)
+                if False and there != self.history.command.shard:  # only the owner of its host can undo it
+                    await self._write(lambda tx: tx.travel(there))
+                    return
             if self._ambiguous and await self._sit_out_quarantine():
                 return
             try:

@@ -26,7 +26,8 @@ from tests.cluster import mortal
 from tests.cluster.latelink import LateLink
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
+READY_SECONDS = 180.0
 QUARANTINE_SECONDS = 1.0
 Json = dict[str, Any]
 
@@ -246,7 +247,7 @@ async def laboratory(
     cluster.quarantine_seconds = quarantine_seconds
     cluster.link = link
     async with contextlib.AsyncExitStack() as cluster.links, cluster:
-        await cluster.ready()
+        await cluster.ready(seconds=READY_SECONDS)
         async with (
             httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0, trust_env=False) as http,
             open_simulator(cluster.directory.simulator / "control") as simulator,

@@ -15,7 +15,7 @@ from plugins.simulator.witness import asked_by_two
 from tests.cluster.lab import Json, Lab, laboratory
 from tests.cluster.latelink import LateLink
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 QUARANTINE_SECONDS = 5.0
 
@@ -87,6 +87,13 @@ async def test_a_late_destroy_does_not_meet_the_vm_started_again(lab: Lab) -> No
         return await lab.running(vm["id"]) == []
 
     await lab.until(stopped, what="the other engine has stopped it")
+
+    async def recorded() -> bool:
+        found = await lab.get(f"/v1/commands/{command['id']}")
+        return [step["state"] for step in found["steps"]] == ["done"]
+
+    await lab.until(recorded, what="and has said so")
+    assert not (await lab.get(f"/v1/commands/{command['id']}"))["ended_at"]
     again = await lab.http.post("/v1/vms/vm-1/run", json={})
     assert again.status_code == 409, again.text
     assert command["id"] in again.text

@@ -22,7 +22,7 @@ from engine.locks.lock import Locks
 from tests.cluster.lab import Lab, laboratory
 from tests.databases import only_postgresql
 
-pytestmark = [pytest.mark.timeout(240), only_postgresql]
+pytestmark = [pytest.mark.timeout(400), only_postgresql]
 
 SWEPT_SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from tests.cluster.lab import Json, Lab, laboratory
 ROUNDS = 20
 CONTENDERS = 3
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Race:

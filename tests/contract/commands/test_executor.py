@@ -132,6 +132,29 @@ async def test_a_command_travels_to_the_shard_of_its_host(cluster: Cluster) -> N
     assert [name for name, _ in cluster.world.effects] == ["one", "two", "three"]
 
 
+async def test_what_was_done_on_a_host_is_undone_where_that_host_is_owned(cluster: Cluster) -> None:
+    hosts = [f"host-{n}" for n in range(100)]
+    here = shard_of(hosts[0], SHARDS)
+    other = next(host for host in hosts if shard_of(host, SHARDS) != here)
+    shards: list[int] = []
+
+    async def note(where: str, step: str) -> None:
+        if where == "before_undo":
+            shards.append((await cluster.store.history(command)).command.shard)
+
+    cluster.world.boundary = note
+    async with cluster.engine("a") as near, cluster.engine("b") as far:
+        await near.take(here)
+        await far.take(*(shard for shard in range(SHARDS) if shard != here))
+        command = await cluster.submit(
+            f"safe:one@{hosts[0]}", f"safe:two@{other}", f"safe:three@{hosts[0]}!refuse"
+        )
+        history = await cluster.ended(command)
+    assert history.command.state is CommandState.COMPENSATED
+    assert cluster.world.undone == ["two", "one"]
+    assert shards == [shard_of(other, SHARDS), here]
+
+
 async def test_a_parent_waits_as_a_row_for_its_children(cluster: Cluster) -> None:
     async with cluster.engine("a") as engine:
         await engine.take()
@@ -190,3 +213,15 @@ async def test_each_transition_is_told(cluster: Cluster) -> None:
         "script_step",
         "command_succeeded",
     ]
+
+
+async def test_a_command_on_which_the_engine_fails_needs_an_operator(cluster: Cluster) -> None:
+    """Not one that seems to run for ever: its steps cannot even be named."""
+    async with cluster.engine("a") as engine:
+        await engine.take()
+        command = await cluster.submit("no such step")
+        history = await cluster.ended(command)
+        assert history.command.state is CommandState.NEEDS_OPERATOR
+        assert "the engine failed on it: AssertionError" in history.command.error
+        await cluster.submission.resolve(command, "abandon")
+        assert (await cluster.ended(command)).command.state is CommandState.FAILED
