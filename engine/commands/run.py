@@ -341,7 +341,7 @@ class Run:
         if effect:
             if step.undoes() and record.host_id is not None:
                 there = self._services.shard_of(record.host_id)
-                if False and there != self.history.command.shard:  # only the owner of its host can undo it
+                if there != self.history.command.shard:  # only the owner of its host can undo it
                     await self._write(lambda tx: tx.travel(there))
                     return
             if self._ambiguous and await self._sit_out_quarantine():
