@@ -84,6 +84,7 @@ class Scheduler:
         self._heap: list[tuple[datetime, int, _Entry]] = []
         self._order = itertools.count()
         self._runs: dict[FireKey, tuple[Run, asyncio.Task[None]]] = {}
+        self._latest: dict[str, Run] = {}
         self._queued: dict[str, ShardId] = {}
         self._unread: set[ShardId] = set()
         self._wanted = asyncio.Event()
@@ -279,7 +280,16 @@ class Scheduler:
         self._go_on(batch, fired, claims)
 
     def _due(self, job: Schedule, claim: ShardClaim, now: datetime) -> Due:
-        return planning.due(job, now, engine=self._engine, epoch=claim.epoch, prepare=self._commands.prepare)
+        # What has ended and is only not written yet (the database was away) lets nothing be skipped.
+        latest = self._latest.get(job.id)
+        return planning.due(
+            job,
+            now,
+            engine=self._engine,
+            epoch=claim.epoch,
+            skips=latest is not None and not latest.over,
+            prepare=self._commands.prepare,
+        )
 
     def _go_on(self, batch: Sequence[Due], fired: Fired, claims: Mapping[ShardId, ShardClaim]) -> None:
         """Start what was inserted, and wait for the next times of what was advanced."""
@@ -306,6 +316,7 @@ class Scheduler:
         run = Run(self._bench, claim, job, fire)
         task = self._tasks.create_task(self._run(run), name=f"job-{job.name}")
         self._runs[fire.key] = (run, task)
+        self._latest[job.id] = run
 
     async def _run(self, run: Run) -> None:
         key = run.fire.key
@@ -322,6 +333,9 @@ class Scheduler:
             # It stays in the table of runs, so that nobody here begins it again.
             LOG.exception("job=%s fire=%s: its run failed", run.schedule.name, run.fire.fire_at)
             return
+        finally:
+            if self._latest.get(run.schedule.id) is run:
+                del self._latest[run.schedule.id]
         if self._runs.get(key, (None, None))[0] is run:
             del self._runs[key]
         if run.schedule.id in self._queued:

@@ -33,8 +33,8 @@ MOST_RECOVERIES = 5
 Prepare = Callable[[Schedule, str], Prepared]
 
 
-def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, prepare: Prepare) -> Due:
-    """What is made of the planned time of a job that has come."""
+def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, skips: bool, prepare: Prepare) -> Due:
+    """What is made of the planned time of a job that has come. `skips`: a run of it is under way here."""
     assert job.next_fire_at is not None
     planned = plan(job.timing, job.next_fire_at, now)
     prepared: dict[FireKey, Prepared] = {}
@@ -54,7 +54,7 @@ def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, prepare: 
             if command is not None:
                 prepared[fire.key] = command
         fires.append(fire)
-    return Due(job, planned.next_fire_at, tuple(fires), prepared)
+    return Due(job, planned.next_fire_at, tuple(fires), prepared, skips)
 
 
 def adopt(

@@ -207,12 +207,13 @@ Prepared = Any
 @dataclass(frozen=True, slots=True)
 class Due:
     """A job that is due: what it goes on with, its runs, and the commands that these ask for. Runs that may
-    not overlap with one that has not ended are skipped."""
+    not overlap with one that has not ended wait for its end; or, with `skips`, are skipped."""
 
     schedule: Schedule
     next_fire_at: datetime | None
     fires: tuple[Fire, ...]
     prepared: Mapping[FireKey, Prepared] = field(default_factory=dict)
+    skips: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ class Run:
         self.claim = claim
         self.schedule = schedule
         self.fire = fire
+        self.over = False
+        """It has ended, though that may not be written yet (the database may be away)."""
 
     async def go(self) -> None:
         """Return when it has ended, and that is written. Raises `AuthorityLost`, `Fenced`."""
@@ -75,6 +77,7 @@ class Run:
             places = contextlib.nullcontext() if self.fire.command_id else self._bench.places
             async with places:
                 outcome = await self._attempt()
+            self.over = outcome.succeeded or self.fire.attempt > self.schedule.retries
             if not await self._settle(outcome):
                 return
 

@@ -8,8 +8,8 @@ batches: on PostgreSQL a batch is one statement over arrays, since a statement a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,7 +96,7 @@ class FireStore:
         async with self.database.fenced(epochs) as connection:
             busy = await _advance(connection, batch)
             rows = [
-                _may_run(each, busy[due.schedule.id], due.schedule, now)
+                _may_run(each, busy[due.schedule.id], due, now)
                 for due in batch
                 if due.schedule.id in busy
                 for each in due.fires
@@ -186,20 +186,17 @@ async def database_time(connection: Connection) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def _may_run(each: Fire, busy: bool, job: Schedule, now: datetime) -> Fire:
-    """The run as it is to be inserted: skipped where one before it has not ended."""
-    if each.state is not FireState.RUNNING or job.overlap:
+def _may_run(each: Fire, busy: bool, due: Due, now: datetime) -> Fire:
+    """The run as it is to be inserted: not running where one before it has not ended."""
+    if each.state is not FireState.RUNNING or due.schedule.overlap:
         return each
-    if busy:
-        return dataclasses.replace(
-            each,
-            state=FireState.SKIPPED,
-            ended_at=now,
-            started_at=None,
-            command_id=None,
-            error="the run before it had not ended",
-        )
-    return dataclasses.replace(each, running_key=job.id)
+    if not busy:
+        return replace(each, running_key=due.schedule.id)
+    not_begun = replace(each, started_at=None, command_id=None)
+    if due.skips:
+        told = "the run before it had not ended"
+        return replace(not_begun, state=FireState.SKIPPED, ended_at=now, error=told)
+    return replace(not_begun, state=FireState.QUEUED, epoch=None, engine=None)
 
 
 # --- statements, built once ---------------------------------------------------------------------------
