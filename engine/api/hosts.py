@@ -1,7 +1,8 @@
 """`/v1/hosts`: the hosts; adding one writes a row, and its shard's owner starts to watch it.
 
-The owner is told by a bump of the shard's inbox. The row counts, not the bump: a request does not
-fail because ZooKeeper is away, since owners look for new rows by themselves, too.
+The owner is told by a bump of the shard's inbox. The row counts, not the bump: a host is added also
+while ZooKeeper is away, since owners look for new rows by themselves, too. Changing and removing need
+the host's lock.
 """
 
 from __future__ import annotations
@@ -96,7 +97,11 @@ class Hosts:
                 "address": fields.take("address", lambda value: checked_address(text(value))),
                 "port": fields.take("port", _port, default=DEFAULT_PORT),
                 "driver": fields.take("driver", self._driver, default=self._only_driver()),
+                "power_management": fields.take("power_management", _agent, default=None),
             }
+            cluster = fields.take("cluster", text, default=None)
+        if cluster is not None:
+            asked["cluster"] = cluster
         dependencies = self._dependencies
 
         async def write(connection: Connection) -> Host:

@@ -1,7 +1,8 @@
 """`/v1/vms`: the virtual machines, what people change about them, and what they are asked to do.
 
-Adding and changing write rows; a change names the version it was made from (`If-Match`). Actions are
-commands: the answer is the command, at once or when it has ended (`?wait=30s`).
+Adding, changing and removing are edits, answered with the VM; a change may name the version that it was
+made from (`If-Match`). Actions are commands: the answer is the command, at once or when it has ended
+(`?wait=30s`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,10 @@ class HostsShow(ShowEntity):
 
 
 class HostsAdd(AddEntity):
-    """Add a host. An engine takes it in charge by itself; see `engine hosts show`."""
+    """Add a host. An engine takes it in charge by itself; see `engine hosts show`.
+
+    Its power management is given as a whole: kind, address, port, user and password.
+    """
 
     noun = HOSTS
 
@@ -75,9 +78,12 @@ class HostsAdd(AddEntity):
             help=f"port of its agent (default: {DEFAULT_PORT})",
         )
         parser.add_argument("--driver", default="vdsm", help="kind of agent (default: vdsm)")
+        parser.add_argument("--cluster", metavar="CLUSTER", help="its host cluster (default: default)")
+        _add_agent(parser)
 
     def asked(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
-        return {name: getattr(parsed_args, name) for name in ("address", "port", "driver")}
+        fields = {name: getattr(parsed_args, name) for name in ("address", "port", "driver", "cluster")}
+        return {**fields, "power_management": _agent(parsed_args)}
 
 
 class HostsUpdate(UpdateEntity):
@@ -92,16 +98,7 @@ class HostsUpdate(UpdateEntity):
         parser.add_argument("--address", help="DNS name or IP address of its agent")
         parser.add_argument("--port", type=int, metavar="N", help="port of its agent")
         parser.add_argument("--cluster", metavar="CLUSTER", help="its host cluster; it may have no VMs")
-        power = parser.add_argument_group("power management")
-        power.add_argument("--fence-kind", metavar="KIND", help="of the fence agent: ipmilan, apc, ...")
-        power.add_argument("--fence-address", metavar="ADDRESS", help="where it is")
-        power.add_argument("--fence-port", type=int, metavar="N", help="its port")
-        power.add_argument("--fence-user", metavar="NAME", help="whom it knows")
-        power.add_argument(
-            "--fence-password-file",
-            metavar="FILE",
-            help="what it asks for, the first line of a file or of - (default: typed in)",
-        )
+        power = _add_agent(parser)
         power.add_argument("--no-fence", action="store_true", help="it has no power management")
 
     def changes(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
@@ -113,6 +110,21 @@ class HostsRemove(RemoveEntities):
     """Remove hosts: they are no longer monitored. Nothing is done to the hosts themselves."""
 
     noun = HOSTS
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    power = parser.add_argument_group("power management")
+    power.add_argument("--fence-kind", metavar="KIND", help="of the fence agent: ipmilan, apc, ...")
+    power.add_argument("--fence-address", metavar="ADDRESS", help="where it is")
+    power.add_argument("--fence-port", type=int, metavar="N", help="its port")
+    power.add_argument("--fence-user", metavar="NAME", help="whom it knows")
+    power.add_argument(
+        "--fence-password-file",
+        metavar="FILE",
+        help="what it asks for, the first line of a file or of - (default: typed in)",
+    )
+    parser.set_defaults(no_fence=False)
+    return power
 
 
 def _agent(parsed_args: argparse.Namespace) -> Any:

@@ -188,8 +188,8 @@ class CommandStore:
         query = query.order_by(*(each if oldest_first else each.desc() for each in order))
         if after is not None:
             at, id = after
-            place, given = sa.tuple_(*order), sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id))
-            query = query.where(place > given if oldest_first else place < given)
+            place, there = sa.tuple_(*order), sa.tuple_(sa.literal(at, UtcDateTime()), sa.literal(id))
+            query = query.where(place > there if oldest_first else place < there)
         if states:
             query = query.where(_one_of(command.c.state, [str(state) for state in states]))
         if types:

@@ -8,6 +8,7 @@ which, because it is no longer their owner.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from engine.clock import utcnow
 from engine.db import events
 from engine.db.database import Database
 from engine.db.listing import Listing
-from engine.db.tables import host, host_cluster, shard, vm
+from engine.db.tables import DEFAULT_CLUSTER, event, host, host_cluster, shard, vm
 from engine.errors import Conflict, Fenced, NotFound
 from engine.hosts.records import (
     Host,
@@ -36,7 +37,7 @@ from engine.hosts.records import (
     checked_port,
 )
 from engine.hosts.status import HostStatus
-from engine.plugin import EngineId, HostId, ShardId
+from engine.plugin import ClusterId, EngineId, HostId, ShardId
 from engine.secrets import Secrets
 from engine.sharding.hashing import shard_of
 
@@ -136,12 +137,15 @@ class HostStore:
         port: int,
         driver: str,
         shards: int,
+        cluster: str = DEFAULT_CLUSTER,
+        power_management: Mapping[str, Any] | None = None,
         within: AsyncConnection | None = None,
     ) -> Host:
         """A new host, `unassigned`, and its event; `shards` is how many the cluster has.
 
         Raises `InvalidInput` naming the field; `Duplicate` (a `Conflict`) naming `name`, or
-        `address` and `port`, when another host has them. The caller bumps the shard's inbox.
+        `address` and `port`, when another host has them; `NotFound` for its host cluster. The caller
+        bumps the shard's inbox.
         """
         host_id = HostId(str(uuid.uuid4()))
         now = self._now()
@@ -161,12 +165,14 @@ class HostStore:
             created_at=now,
         )
         row = {column.name: getattr(added, column.name) for column in host.columns}
-        for unknown_yet in ("capabilities", "statistics", "power_management"):
+        row |= {"status": str(added.status), "power_management": self._kept(power_management)}
+        for unknown_yet in ("capabilities", "statistics"):
             del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
         async with self._database.joining(within) as connection:
-            await connection.execute(host.insert().values({**row, "status": str(added.status)}))
+            cluster_id = ClusterId((await _CLUSTERS.called(connection, cluster))["id"])
+            await connection.execute(host.insert().values({**row, "cluster_id": cluster_id}))
             await events.record(connection, "host_added", f"host {name} was added", host_id=host_id, at=now)
-        return added
+        return dataclasses.replace(added, cluster_id=cluster_id, power_management=power_management)
 
     async def update(
         self,
@@ -308,6 +314,17 @@ class HostStore:
                 valid = [report for report in valid if report.epoch == present.get(report.shard)]
         return tuple(stale)
 
+    async def told(self, report: HostReport) -> bool:
+        """Whether the event of this report's last change stands there: then the report, and all that were
+        written with it, do."""
+        query = sa.select(event.c.id).where(
+            event.c.host_id == report.host_id,
+            event.c.at == report.changes[-1].at,
+            event.c.kind == "host_status",
+        )
+        async with self._database.asking() as connection:
+            return (await connection.execute(query.limit(1))).first() is not None
+
     async def count_by_status(self) -> dict[HostStatus, int]:
         """How many hosts are in each status; statuses that nobody has are absent."""
         query = sa.select(host.c.status, sa.func.count()).group_by(host.c.status)
@@ -349,7 +366,7 @@ async def _write(connection: AsyncConnection, reports: Sequence[HostReport], eng
         await connection.execute(_SET_STATUS, changed)
     if heeded := [_heeded_row(report) for report in reports if report.heeded_count]:
         await connection.execute(_SET_HEEDED, heeded)
-    await events.record_all(connection, (event for report in reports for event in _told(report, engine)))
+    await events.record_all(connection, (new for report in reports for new in _told(report, engine)))
 
 
 def _report_row(report: HostReport) -> Mapping[str, Any]:

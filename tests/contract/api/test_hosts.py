@@ -78,6 +78,19 @@ async def test_port_and_the_only_driver_need_not_be_named(database: Database, cl
     )
 
 
+async def test_a_host_is_added_to_a_cluster_with_its_power_management(api: ASGIConductor) -> None:
+    await api.simulate_post("/v1/clusters", json={"name": "dense"})
+    agent = {"kind": "apc", "address": "10.0.0.8", "port": 623, "username": "u", "password": "hunter2"}
+    added = await add(api, cluster="dense", power_management=agent)
+    assert added.status_code == 201, added.text
+    assert "hunter2" not in added.text
+    found = (await api.simulate_get("/v1/hosts", params={"cluster": "dense"})).json["hosts"]
+    assert found == [added.json]
+    assert found[0]["power_management"] == {name: agent[name] for name in agent if name != "password"}
+    nowhere = await add(api, name="beta", address="10.0.0.2", cluster="nosuch")
+    assert (nowhere.status_code, "nosuch" in nowhere.text) == (404, True)
+
+
 async def test_of_two_drivers_one_must_be_named(api: ASGIConductor) -> None:
     result = await api.simulate_post("/v1/hosts", json={"name": "alpha", "address": "10.0.0.1"})
     assert (result.status_code, result.json["fields"]) == (422, {"driver": "is required"})
