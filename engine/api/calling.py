@@ -16,7 +16,7 @@ from engine.execution.calls import ClusterCalls
 from engine.execution.catalogue import load_tasks
 from engine.execution.client import CallClient
 from engine.execution.options import ExecutionSettings
-from engine.plugin import EngineId
+from engine.plugin import EngineId, ShardId
 from engine.sharding.hashing import shard_of
 
 
@@ -33,6 +33,10 @@ class SnapshotDirectory:
 
     def owner_of(self, key: str) -> EngineId | None:
         return self._cluster.snapshot.owner(shard_of(key, self._shards))
+
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
+        states = self._cluster.snapshot.shards.values()
+        return frozenset(state.shard for state in states if state.owner == engine)
 
     def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         return lambda: None

@@ -30,7 +30,7 @@ from engine.execution.catalogue import Catalogue, LoadedTask
 from engine.execution.client import CallClient
 from engine.execution.server import CallServer
 from engine.execution.wire import Refusal, Reply, Request
-from engine.plugin import Answer, EngineId, Json, OnMember, OwnerOf, Target
+from engine.plugin import Answer, EngineId, Json, OnMember, OwnerOf, ShardId, Target
 
 PAUSE_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
 """Before another try where no news of a change came; news end the pause."""
@@ -48,6 +48,8 @@ class Directory(Protocol):
 
     def owner_of(self, key: str) -> EngineId | None:
         """The owner of the key's shard; None while there is none."""
+
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]: ...
 
     def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` in the loop when either may have changed; returns the unsubscribe."""
@@ -83,6 +85,12 @@ class ClusterCalls:
     ) -> Any:
         order = _Order.of(self._catalogue.find(task), arguments, timeout_seconds)
         return order.result_of(await self._deliver(order, on))
+
+    def owner_of(self, key: str) -> EngineId | None:
+        return self._directory.owner_of(key)
+
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
+        return self._directory.owned_by(engine)
 
     async def call_all(
         self, task: str, arguments: Json | None = None, *, timeout_seconds: float | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, HostId
+from engine.plugin.base import CONTRACT_VERSION, Authority, EngineId, HostId, ShardId
 from engine.plugin.hosts import HostConnection
 from engine.plugin.rows import EntityReader, Json
 from engine.plugin.state import ClusteredMaps
@@ -62,6 +62,13 @@ class Calls(Protocol):
         `Unavailable` (nobody could be reached, or nobody owns it: not done), `OutcomeUnknown` (sent, and
         no answer: may have been done), `TaskFailed` (a mistake in the task, or too large a result),
         `InvalidInput`, `NotFound` (no such task or member)."""
+
+    def owner_of(self, key: str) -> EngineId | None:
+        """Who owns the shard of this id, and so (for a host) watches it, as far as is known here; None
+        while nobody does. A view of who owns which shard: nothing is stored for it. Raises `Unavailable`."""
+
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
+        """The shards of this engine, as far as is known here. Raises `Unavailable`."""
 
     def call_all(
         self, task: str, arguments: Json | None = None, *, timeout_seconds: float | None = None

@@ -32,6 +32,7 @@ from engine.plugin import (
     HostId,
     HostTarget,
 )
+    ShardId,
 from engine.sharding.hashing import shard_of
 from engine.sharding.ownership import Ownership
 
@@ -70,6 +71,12 @@ class Whereabouts:
         return self._ownership.owner(shard_of(key, self._shards))
 
     def names(self) -> frozenset[str]:
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
+        if self._ownership is None:
+            raise Unavailable("this engine has no session with ZooKeeper at the moment")
+        owner = self._ownership.owner
+        return frozenset(ShardId(n) for n in range(self._shards) if owner(ShardId(n)) == engine)
+
         """Of the members; none while that is not known."""
         return (
             frozenset(member.engine for member in self._membership.members)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import EngineError, NotFound
-from engine.plugin import Answer, EngineId, Json, OnMember, Target
+from engine.plugin import Answer, EngineId, Json, OnMember, ShardId, Target
 
 Answering = Callable[[EngineId | None, str | None, Json], Any]
 """Given the engine that is asked (None: the owner of the key), the key and the arguments: the result, or an
@@ -29,12 +29,21 @@ class Called:
 
 
 class MemoryCalls:
-    """See `engine.plugin.Calls`. `made` lists what was called."""
+    """See `engine.plugin.Calls`. `made` lists what was called; `owners` and `shards` say who owns
+    what."""
 
     def __init__(self, *, members: Sequence[str] = ()) -> None:
         self.members = [EngineId(name) for name in members]
         self.answers: dict[str, Answering] = {}
         self.made: list[Called] = []
+        self.owners: dict[str, EngineId] = {}
+        self.shards: dict[EngineId, frozenset[ShardId]] = {}
+
+    def owner_of(self, key: str) -> EngineId | None:
+        return self.owners.get(key)
+
+    def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
+        return self.shards.get(engine, frozenset())
 
     async def call(
         self, task: str, arguments: Json | None = None, *, on: Target, timeout_seconds: float | None = None
