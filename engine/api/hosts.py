@@ -111,7 +111,7 @@ class Hosts:
         await _bump(dependencies.cluster, host, request)
         response.set_header("Location", f"/v1/hosts/{host.id}")
         document = host_document(host, _Owners(dependencies.cluster).of(host))
-        answer(response, document, status=falcon.HTTP_201)
+        answer_version(response, document, status=falcon.HTTP_201)
 
     def _driver(self, value: Any) -> str:
         return checked_driver(text(value), self._dependencies.drivers)

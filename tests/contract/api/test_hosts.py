@@ -39,6 +39,7 @@ async def test_a_host_that_was_added_is_found_by_id_and_by_name(api: ASGIConduct
     assert result.status_code == 201
     added = result.json
     assert result.headers["location"] == f"/v1/hosts/{added['id']}"
+    assert result.headers["etag"] == '"1"'
     assert {name: added[name] for name in HOST} == HOST
     assert (added["status"], added["capabilities"], added["reported_at"]) == ("unassigned", None, None)
     for called in (added["id"], "alpha"):
