@@ -7,6 +7,7 @@ call it touches a ConfigOpts. What code receives are its own values.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -16,7 +17,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log
 
-from engine import service_options
+from engine import extension_options, service_options
 from engine.api import options as api
 from engine.commands import options as commands
 from engine.config import cache
@@ -27,16 +28,19 @@ from engine.coordination.paths import Paths
 from engine.coordination.session import SessionSettings
 from engine.db import options as database
 from engine.errors import InvalidInput
-from engine.secrets import Secrets
 from engine.execution import options as execution
-from engine.extensions import installed, load_class
+from engine.extensions import Installed
 from engine.hosts import options as hosts
 from engine.scheduler import options as scheduler
+from engine.secrets import Secrets
 from engine.sharding import options as sharding
 from engine.sharding.ownership import OwnershipSettings
 from engine.singletons import options as singletons
 
+LOG = logging.getLogger(__name__)
+
 _PACKAGES = (
+    extension_options,
     service_options,
     coordination,
     database,
@@ -77,7 +81,7 @@ def load_shared(files: Sequence[str], *, program: str, process: str | None = Non
     live = LiveConfiguration(
         files,
         _rendered_file(own, program if process else name),
-        catalogue=catalogue(),
+        catalogue=catalogue(installed_by(own)),
         read=lambda found: read(found, program=program),
         name=name,
         engine=None if process else own.engine.name,
@@ -118,7 +122,12 @@ def read(files: Sequence[str], *, program: str) -> cfg.ConfigOpts:
     return conf
 
 
-def catalogue() -> OptionCatalogue:
+def installed_by(conf: cfg.ConfigOpts) -> Installed:
+    """The plugins that `[plugins]` lets in."""
+    return Installed(Path(conf.plugins.directory), allow=conf.plugins.allow)
+
+
+def catalogue(found: Installed | None = None) -> OptionCatalogue:
     """All that the cluster may set, and what it may not because it belongs to one machine."""
     local = {
         key
@@ -129,7 +138,7 @@ def catalogue() -> OptionCatalogue:
             else [f"{package.GROUP}/{name}" for name in getattr(package, "LOCAL", ())]
         )
     }
-    return OptionCatalogue([(None, _log_options()), *list_opts()], local=local)
+    return OptionCatalogue([(None, _log_options()), *list_opts(found)], local=local)
 
 
 def _log_options() -> list[cfg.Opt]:
@@ -142,16 +151,22 @@ def _log_options() -> list[cfg.Opt]:
     ]
 
 
-def list_opts() -> list[tuple[str, Sequence[Any]]]:
+def list_opts(found: Installed | None = None) -> list[tuple[str, Sequence[Any]]]:
     """For oslo-config-generator: every group with its options, the installed plugins' included."""
+    plugins = found or Installed()
     listed: list[tuple[str, Sequence[Any]]] = [(p.GROUP, list(p.OPTS)) for p in _PACKAGES]
     for namespace, prefix in (
         ("engine.drivers", "driver"),
         ("engine.singletons", "singleton"),
         ("engine.tasks", "task"),
     ):
-        for name in installed(namespace):
-            if declared := load_class(namespace, name).options:
+        for name in plugins.names(namespace):
+            try:
+                declared = plugins.load_class(namespace, name).options
+            except InvalidInput as error:  # whoever would run it says so, and runs on without it
+                LOG.debug("no options of %s: %s", name, error)
+                continue
+            if declared:
                 listed.append((f"{prefix}_{name}", list(declared)))
     return listed
 

@@ -164,6 +164,7 @@ class Supervisor:
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = argv
         self.stop_signals = 0
+        self._reloads = 0
         self.stop_by: float | None = None
         self._restarts = Restarts()
         self._told: set[str] = set()
@@ -174,6 +175,7 @@ class Supervisor:
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, self._on_reload_signal)
 
     def run(self) -> int:
         """Exit status: 0 after a stop that was asked for, else the child's own refusal (2..127)."""
@@ -185,6 +187,9 @@ class Supervisor:
                 return 0 if status == 0 else 1
             if status == os.EX_CONFIG:
                 return status  # it said why; starting again would say the same
+            if status == os.EX_TEMPFAIL:
+                LOG.info("engine ended after %.1f s, to be started again", lasted)
+                continue
             pause = self._restarts.pause_seconds(lasted_seconds=lasted, silent=child.silent)
             LOG.warning("engine ended with status %s after %.1f s; restart in %.1f s", status, lasted, pause)
             if self._sleep(pause):
@@ -195,7 +200,8 @@ class Supervisor:
         for fd in (child.pipe, child.pidfd, self._wakeup):
             poll.register(fd, select.POLLIN)
         try:
-            forwarded = 0
+            forwarded = reloaded = 0
+            self._reloads = 0  # whoever starts now has read what there is
             while True:
                 due = child.act_until if self.stop_by is None else min(child.act_until, self.stop_by)
                 ready = {fd for fd, _ in poll.poll(max(0.0, due - boottime()) * 1000 + 1)}
@@ -207,6 +213,9 @@ class Supervisor:
                 if forwarded < self.stop_signals:
                     forwarded = self.stop_signals
                     child.process.send_signal(signal.SIGTERM if forwarded == 1 else signal.SIGKILL)
+                if reloaded < self._reloads:
+                    reloaded = self._reloads
+                    child.process.send_signal(signal.SIGHUP)
                 self._announce(child)
                 # Read once more before judging: after a freeze of us alone its newer beats lie in the pipe.
                 if boottime() >= child.act_until:
@@ -228,6 +237,10 @@ class Supervisor:
         self.stop_signals += 1
         if self.stop_by is None:
             self.stop_by = boottime() + STOP_SECONDS
+
+    def _on_reload_signal(self, number: int, _frame: object) -> None:
+        """The engine drains, ends, and is started again: with what is installed and configured then."""
+        self._reloads += 1
 
     def _announce(self, child: Child) -> None:
         """Tell systemd what is new; what it does not take in now is told again at the next beat."""

@@ -41,10 +41,13 @@ from engine.api.jobs import (
     Jobs,
     desk_over,
 )
-from engine.api.live import LiveHost, MemberTasks, Statistics
+from engine.api.live import LiveHost, MemberTasks, RestartMember, Statistics
 from engine.api.locking import PresentLocks
 from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
+from engine.api.placement import Placement
+from engine.api.plugins import Plugins, PluginsReload
+from engine.api.reloading import ask_for_reload, heeding_reloads
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import SingletonAction, SingletonResource, Singletons
 from engine.api.status import Status
@@ -54,11 +57,11 @@ from engine.commands.edits import Edits
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.config.shared import SharedConfiguration
+from engine.coordination.session import Session
 from engine.db.database import Database
 from engine.db.options import DatabaseSettings
 from engine.execution.catalogue import load_tasks
 from engine.execution.options import ExecutionSettings
-from engine.extensions import installed
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.store import HostStore
 from engine.secrets import Secrets
@@ -94,6 +97,7 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     return {
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
+        "/v1/members/{member}/restart": RestartMember(dependencies),
         "/v1/members/tasks": MemberTasks(dependencies),
         "/v1/statistics": Statistics(dependencies),
         "/v1/shards": Shards(dependencies),
@@ -106,6 +110,7 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/vms/{vm}": VmResource(inventory, vms),
         "/v1/vms/{vm}/{action}": VmAction(inventory, dependencies.hosts, dependencies.commands),
         "/v1/clusters": Clusters(inventory, clusters),
+        "/v1/clusters/{cluster}/place": Placement(dependencies, inventory),
         "/v1/clusters/{cluster}": ClusterResource(inventory, clusters),
         "/v1/commands": Commands(dependencies.commands),
         "/v1/commands/{command}": CommandResource(dependencies.commands),
@@ -124,6 +129,8 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/singletons": Singletons(cluster),
         "/v1/singletons/{singleton}": SingletonResource(cluster),
         "/v1/singletons/{singleton}/{action}": SingletonAction(dependencies),
+        "/v1/plugins": Plugins(cluster, dependencies.installed),
+        "/v1/plugins/reload": PluginsReload(dependencies.reload),
         "/v1/config": Configuration(configuration),
         "/v1/config/options": Options(configuration),
         "/v1/config/history": History(configuration),
@@ -173,6 +180,12 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         [file] if file else [], program="engine-api", process=f"api-{socket.gethostname()}-{os.getpid()}"
     )
     conf = shared.conf
+
+    @contextlib.asynccontextmanager
+    async def follow(session: Session) -> AsyncIterator[None]:
+        async with shared.following(session), heeding_reloads(session):
+            yield
+
     settings = DatabaseSettings.from_conf(conf)
     database = Database(
         settings.url,
@@ -180,10 +193,12 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         busy_timeout_seconds=settings.busy_timeout_seconds,
         pool_size=settings.pool_size,
     )
-    cluster = ClusterWatch(options.session_settings(conf), follow=shared.following)
+    cluster = ClusterWatch(options.session_settings(conf), follow=follow)
     cipher = Secrets.given(settings.secrets_key_file)
     locks = PresentLocks(lambda: cluster.session, database, name=f"api-{os.getpid()}")
-    drivers = frozenset(installed("engine.drivers"))
+    installed = options.installed_by(conf)
+    drivers = frozenset(installed.names("engine.drivers"))
+    tasks = load_tasks(installed.entry_points("engine.tasks"))
     calling = ApiCalls(
         ExecutionSettings.from_values(conf.execution),
         cluster,
@@ -196,7 +211,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         cluster=cluster,
         commands=Submission(
             store=CommandStore(database),
-            catalogue=load_commands(),
+            catalogue=load_commands(installed.entry_points("engine.commands")),
             locks=locks,
             bump=cluster.bump,
             shards=conf.sharding.shards,
@@ -205,11 +220,13 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         order=cluster.order,
         shards=conf.sharding.shards,
         drivers=drivers,
-        tasks=load_tasks(),
+        tasks=tasks,
         feed=FeedSettings(streams=conf.api.event_streams),
-        catalogue=options.catalogue(),
+        catalogue=options.catalogue(installed),
         shared=lambda: SharedConfiguration(cluster.session),
         configured=lambda: shared.status,
+        installed=installed,
+        reload=lambda: ask_for_reload(cluster.session),
         cipher=cipher,
         calls=calling.calls,
     )

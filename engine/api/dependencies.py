@@ -18,6 +18,7 @@ from engine.config.shared import SharedConfiguration
 from engine.db.database import Database
 from engine.errors import Unavailable
 from engine.execution.catalogue import Catalogue
+from engine.extensions import Installed
 from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import Calls, ShardId
@@ -52,6 +53,10 @@ async def _no_orders(singleton: str, change: Callable[[Orders], Orders]) -> Orde
     raise Unavailable("there is no ZooKeeper")
 
 
+async def _no_reload() -> None:
+    raise Unavailable("there is no ZooKeeper")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """`locks` gives those of the present session, or raises `Unavailable`; `shards` is how many the cluster
@@ -70,6 +75,8 @@ class Dependencies:
     shared: Callable[[], SharedConfiguration] = _no_session
     configured: Callable[[], ConfigurationStatus | None] = lambda: None
     cipher: Secrets = field(default_factory=Secrets)
+    installed: Installed = field(default_factory=Installed)
+    reload: Callable[[], Awaitable[None]] = _no_reload
     feed: FeedSettings = field(default_factory=FeedSettings)
     tasks: Catalogue = field(default_factory=lambda: Catalogue(()))
     calls: Calls | None = None

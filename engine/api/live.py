@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
 from engine.api.dependencies import Dependencies
 from engine.api.fields import Fields, integer
 from engine.api.http import answer
-from engine.errors import Unavailable
-from engine.plugin import Answer, Calls, OwnerOf
+from engine.errors import NotFound, Unavailable
+from engine.plugin import Answer, Calls, OnMember, OwnerOf
 
 SECONDS = 3
 """How long an engine may take, unless the request says otherwise."""
@@ -67,6 +68,20 @@ class MemberTasks:
             response,
             {"tasks": sorted(tasks, key=lambda task: str(task["since"])), "errors": _errors(answers)},
         )
+
+
+class RestartMember:
+    """`POST /v1/members/{member}/restart`: it hands over all it has, ends, and starts again."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+
+    async def on_post(self, request: Request, response: Response, member: str) -> None:
+        found = [known for known in self._dependencies.cluster.snapshot.members if known.engine == member]
+        if not found:
+            raise NotFound(f"there is no engine {member[:100]!r} in the cluster now")
+        await _calls(self._dependencies).call("restart_member", on=OnMember(found[0].engine))
+        answer(response, {"engine": member, "started": found[0].started}, status=falcon.HTTP_202)
 
 
 class Statistics:

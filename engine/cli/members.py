@@ -40,8 +40,8 @@ class MembersList(Lister):
 
 
 class MembersRestart(Command):
-    """Have engines hand over all they have and start again, one after the other. No host is without an owner for
-    longer than a handover takes; each is waited for until it is back and has its share."""
+    """Have engines hand over all they have and start again, one after the other. No host is without an owner
+    for longer than a handover takes; each is waited for until it is back and has its share."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

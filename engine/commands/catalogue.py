@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -38,18 +39,20 @@ class Catalogue:
 def load_commands(found: Iterable[EntryPoint] | None = None) -> Catalogue:
     """What is installed; `found` stands in for it."""
     types: dict[str, type[Command]] = {}
-    for entry_point in sorted(found or entry_points(group=NAMESPACE), key=lambda each: each.name):
+    offered = list(entry_points(group=NAMESPACE) if found is None else found)
+    claims = Counter(entry_point.name for entry_point in offered)
+    for entry_point in sorted(offered, key=lambda each: each.name):
         try:
             kind = entry_point.load()
-        except Exception:
+        except (Exception, SystemExit):
             LOG.exception("command %s cannot be imported", entry_point.name)
             continue
         if not (inspect.isclass(kind) and issubclass(kind, Command)):
             LOG.error("command %s: %s is no Command", entry_point.name, entry_point.value)
         elif kind.contract != CONTRACT_VERSION:
             LOG.error("command %s is written for contract %s", entry_point.name, kind.contract)
-        elif entry_point.name in types:
-            LOG.error("command %s is offered more than once; the first one counts", entry_point.name)
+        elif claims[entry_point.name] > 1:
+            LOG.error("command %s is offered more than once: none of them is used", entry_point.name)
         else:
             types[entry_point.name] = kind
     return Catalogue(types)

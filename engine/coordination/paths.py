@@ -117,6 +117,11 @@ class Paths:
         return f"{self.root}/config@{checked_name(engine)}"
 
     @property
+    def reload(self) -> str:
+        """Set to have every API worker start anew."""
+        return f"{self.root}/reload"
+
+    @property
     def config_history(self) -> str:
         return f"{self.root}/config-history"
 

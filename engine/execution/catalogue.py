@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -47,20 +48,21 @@ def load_tasks(
 ) -> Catalogue:
     """What is installed; `found` stands in for it."""
     tasks: dict[str, LoadedTask] = {}
-    offered = entry_points(group=NAMESPACE) if found is None else found
+    offered = list(entry_points(group=NAMESPACE) if found is None else found)
+    claims = Counter(entry_point.name for entry_point in offered)
     for entry_point in sorted(offered, key=lambda each: each.name):
         name = entry_point.name
         try:
             kind = entry_point.load()
-        except Exception:
+        except (Exception, SystemExit):
             LOG.exception("task %s cannot be imported", name)
             continue
         if not (inspect.isclass(kind) and issubclass(kind, Task)):
             LOG.error("task %s: %s is no Task", name, entry_point.value)
         elif kind.contract != CONTRACT_VERSION:
             LOG.error("task %s is written for contract %s", name, kind.contract)
-        elif name in tasks:
-            LOG.error("task %s is offered more than once; the first one counts", name)
+        elif claims[name] > 1:
+            LOG.error("task %s is offered more than once: none of them is used", name)
         else:
             try:
                 values = read_options(name, kind.options) if read_options and kind.options else {}

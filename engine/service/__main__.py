@@ -24,11 +24,20 @@ LOG = logging.getLogger("engine.service")
 
 
 async def _main(shared: LiveConfiguration, supervisor_fd: int | None) -> None:
+    """Serve until told to stop. Raises `RestartNeeded` after SIGHUP, when all is handed over."""
     beat = Beat(supervisor_fd, grace_seconds=shared.conf.coordination.timeout_seconds / 2)
     service = Service(shared.conf, beat, shared=shared)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
+    again = False
+
+    def start_again() -> None:
+        nonlocal again
+        again = True
+        service.stopping.set()
+
+    loop.add_signal_handler(signal.SIGHUP, start_again)
     beating = asyncio.create_task(beat.run(), name="beat")
     try:
         await service.run()
@@ -36,6 +45,8 @@ async def _main(shared: LiveConfiguration, supervisor_fd: int | None) -> None:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
         beat.leaving()
+    if again:
+        raise RestartNeeded("it was asked for")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from engine.execution.client import CallClient
 from engine.execution.listening import CallListener
 from engine.execution.options import ExecutionSettings
 from engine.execution.server import CallServer
+from engine.extensions import Installed
 from engine.plugin import (
     Authority,
     EngineId,
@@ -31,8 +32,8 @@ from engine.plugin import (
     HostEvent,
     HostId,
     HostTarget,
-)
     ShardId,
+)
 from engine.sharding.hashing import shard_of
 from engine.sharding.ownership import Ownership
 
@@ -70,13 +71,13 @@ class Whereabouts:
             raise Unavailable("this engine has no session with ZooKeeper at the moment")
         return self._ownership.owner(shard_of(key, self._shards))
 
-    def names(self) -> frozenset[str]:
     def owned_by(self, engine: EngineId) -> frozenset[ShardId]:
         if self._ownership is None:
             raise Unavailable("this engine has no session with ZooKeeper at the moment")
         owner = self._ownership.owner
         return frozenset(ShardId(n) for n in range(self._shards) if owner(ShardId(n)) == engine)
 
+    def names(self) -> frozenset[str]:
         """Of the members; none while that is not known."""
         return (
             frozenset(member.engine for member in self._membership.members)
@@ -105,11 +106,14 @@ class Calling:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def opened(cls, conf: cfg.ConfigOpts, engine: EngineId) -> AsyncIterator[Self]:
+    async def opened(
+        cls, conf: cfg.ConfigOpts, engine: EngineId, installed: Installed
+    ) -> AsyncIterator[Self]:
         """Listening, while the body runs. Raises `InvalidInput` where `[execution]` forbids it."""
         settings = ExecutionSettings.from_values(conf.execution)
         catalogue = load_tasks(
-            read_options=lambda name, declared: options.plugin_values(conf, f"task_{name}", declared)
+            installed.entry_points("engine.tasks"),
+            read_options=lambda name, declared: options.plugin_values(conf, f"task_{name}", declared),
         )
         whereabouts = Whereabouts(conf.sharding.shards)
         cluster = conf.coordination.cluster

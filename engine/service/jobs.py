@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from engine import arguments
@@ -41,10 +42,14 @@ RECONCILE_PAUSE_SECONDS = 2.0
 
 
 async def reconcile_jobs(
-    database: Database, *, shards: int, bump: Callable[[ShardId], Awaitable[None]]
+    database: Database,
+    found: Iterable[EntryPoint],
+    *,
+    shards: int,
+    bump: Callable[[ShardId], Awaitable[None]],
 ) -> None:
-    """Bring the jobs of plugins in line with what is installed here; once, as soon as that can be done."""
-    declared = declared_jobs()
+    """Bring the jobs of plugins in line with those `found` here; once, as soon as that can be done."""
+    declared = declared_jobs(found)
     while True:
         try:
             await reconcile(JobStore(database), declared, shard_of=lambda id: shard_of(id, shards), bump=bump)

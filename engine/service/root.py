@@ -42,7 +42,6 @@ from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Fenced, Unavailable
 from engine.execution.server import Post
-from engine.extensions import load_class
 from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
@@ -95,6 +94,7 @@ class Service:
         self._calling: Calling
         self._maps = Maps()
         self._secrets: Secrets
+        self._installed = options.installed_by(conf)
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
 
@@ -120,17 +120,18 @@ class Service:
                     pool_size=chosen.pool_size,
                 )
             )
+            installed = self._installed
             for name in self.conf.engine.drivers:
-                kind = load_class("engine.drivers", name)
+                kind = installed.load_class("engine.drivers", name)
                 driver: HostDriver = kind(options.driver_values(self.conf, name, kind.options))
                 stack.push_async_callback(driver.close)
                 self._drivers[name] = driver
-            self._calling = await stack.enter_async_context(Calling.opened(self.conf, self.name))
+            self._calling = await stack.enter_async_context(Calling.opened(self.conf, self.name, installed))
             self._doors = Doors(
                 database, self._calling.calls, self._maps, engine=self.name, shards=self.conf.sharding.shards
             )
             self._singletons = SingletonRunner(
-                load_singletons(self.conf),
+                load_singletons(self.conf, installed.entry_points("engine.singletons")),
                 engine=self.name,
                 contexts=self._doors.context,
                 settings=settings_from(self.conf.singletons),
@@ -277,7 +278,13 @@ class Service:
                     group.create_task(reactions.run(submission), name="reactions"),
                     group.create_task(self._tell_refusals(database), name="configuration"),
                     group.create_task(
-                        reconcile_jobs(database, shards=conf.sharding.shards, bump=services.bump), name="jobs"
+                        reconcile_jobs(
+                            database,
+                            self._installed.entry_points("engine.jobs"),
+                            shards=conf.sharding.shards,
+                            bump=services.bump,
+                        ),
+                        name="jobs",
                     ),
                     group.create_task(
                         self._serve_singletons(session, ownership.incarnation, until=duties),
@@ -330,7 +337,7 @@ class Service:
         return post
 
     def _partitioner(self, session: Session) -> Partitioner:
-        kind = load_class("engine.partitioners", self.conf.sharding.partitioner)
+        kind = self._installed.load_class("engine.partitioners", self.conf.sharding.partitioner)
         made: Partitioner = kind(
             PartitionerContext(
                 engine=self.name,
@@ -357,7 +364,7 @@ class Service:
             ledger=GroupCommit(database),
             locks=Locks(session, engine=self.name, incarnation=incarnation),
             connections=fleet,
-            catalogue=load_commands(),
+            catalogue=load_commands(self._installed.entry_points("engine.commands")),
             bump=lambda shard: bump_inbox(session, shard, by=self.name),
             settings=CommandSettings(
                 quarantine_seconds=session.identity.timeout_seconds * 2 if quarantine is None else quarantine,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,15 @@ class MemberTasks(Task):
         return tuple(one for one in found if (one.kind, one.name) != ("call", "member_tasks"))[
             : arguments.limit
         ]
+
+
+class RestartMember(Task):
+    description = "Have an engine hand over all it has, end, and start again"
+    timeout_seconds = 5.0
+
+    async def run(self, context: TaskContext, arguments: Any) -> None:
+        context.authority.check()
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 class MemberStatistics(Task):
