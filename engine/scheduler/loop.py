@@ -186,7 +186,9 @@ class Scheduler:
                 async with self._turn:
                     await self._go_round()
             except AuthorityLost:
-                continue  # ownership is about to say so
+                # For good, and ownership is about to say so; or while a connection is down.
+                await asyncio.sleep(PAUSE_SECONDS)
+                self.refresh(list(self._claims))
             except Unavailable as error:
                 LOG.warning("engine=%s: jobs cannot be read or fired: %s", self._engine, error)
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from engine.errors import AuthorityLost, EngineError, Fenced
+from engine.errors import AuthorityLost, EngineError
 from engine.plugin import EngineId
 from engine.scheduler.clock import DatabaseClock
 from engine.scheduler.ledger import Ledger
@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 MOST_RESULT_BYTES = 16 * 1024
 MOST_ERROR_CHARACTERS = 2000
 LONGEST_RETRY_SECONDS = 3600.0
+AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class Run:
                 return
 
     async def _attempt(self) -> Outcome:
-        self.claim.authority.check()
+        await self._allowed()
         me = asyncio.current_task()
         try:
             seconds = self._timeout_seconds()
@@ -96,9 +97,10 @@ class Run:
                 if self.fire.command_id is not None:
                     await self._bench.commands.cancel(self.fire.command_id)
                 return Outcome(False, error=f"took longer than {seconds:g} s")
-        except AuthorityLost:
-            self.claim.authority.check()
-            return Outcome(False, error="the task gave up: authority was lost")
+        except AuthorityLost as error:
+            if self.claim.authority.remaining_seconds() <= 0:
+                raise
+            return Outcome(False, error=f"the task gave up: {error}")
         except asyncio.CancelledError:
             if me is None or me.cancelling():
                 raise
@@ -156,8 +158,19 @@ class Run:
         if self.fire.retry_at is not None:
             await asyncio.sleep(max(0.0, self._bench.clock.seconds_until(self.fire.retry_at)))
 
+    async def _allowed(self) -> None:
+        """Wait while a connection is down; raise `AuthorityLost` once authority is over."""
+        while True:
+            try:
+                self.claim.authority.check()
+                return
+            except AuthorityLost:
+                if self.claim.authority.remaining_seconds() <= 0:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
+
     async def _begin_again(self) -> bool:
-        self.claim.authority.check()
+        await self._allowed()
         after = dataclasses.replace(
             self.fire,
             state=FireState.RUNNING,
@@ -181,11 +194,6 @@ class Run:
             return False
         self.fire = change.after
         return True
-
-
-def lost(error: BaseException) -> bool:
-    """Whether a run ended because it is no longer ours."""
-    return isinstance(error, AuthorityLost | Fenced)
 
 
 def _of(end: CommandEnd) -> Outcome:

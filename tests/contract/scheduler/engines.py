@@ -39,8 +39,11 @@ SETTINGS = SchedulerSettings(
 class GivenAuthority:
     def __init__(self) -> None:
         self.over = False
+        self.disconnected = False
 
     def check(self) -> None:
+        if self.disconnected:
+            raise AuthorityLost("the connection is down")
         if self.over:
             raise AuthorityLost("it was taken away")
 

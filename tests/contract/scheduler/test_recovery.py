@@ -134,6 +134,30 @@ async def test_an_engine_that_was_overtaken_writes_nothing_and_starts_nothing(cl
         assert {engine for engine, task, _arguments in cluster.world.starts if task == "note"} == {"two"}
 
 
+async def test_a_connection_that_is_down_for_a_while_delays_runs_and_loses_none(cluster: Cluster) -> None:
+    async def checks(arguments: Json) -> None:
+        for claim in engine.claims:
+            claim.authority.disconnected = True
+        engine.claims[0].authority.check()
+
+    cluster.world.doing["checks"] = checks
+    async with cluster.engine("one") as engine:
+        await engine.take()
+        hindered = await cluster.add("hindered", at="now", task="checks", retries=1, retry_pause=0)
+        await cluster.until(hindered, lambda runs: states(runs) == [FireState.WAITING])
+        job = await cluster.add(at="now")
+        assert await cluster.runs(job) == []
+        cluster.world.doing["checks"] = cluster.world.doing["done"] = _nothing
+        for claim in engine.claims:
+            claim.authority.disconnected = False
+        assert states(await cluster.ended(job)) == [FireState.SUCCEEDED]
+        assert states(await cluster.ended(hindered)) == [FireState.SUCCEEDED]
+
+
+async def _nothing(arguments: Json) -> None:
+    return None
+
+
 class LossyStore(FireStore):
     """Commits, and then loses the database's answer, as often as it is told."""
 
