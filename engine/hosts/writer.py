@@ -1,8 +1,8 @@
 """Gathers the reports of all monitors and writes them in batches; one writer a fleet.
 
-Invariant: no status is lost while the database is away. Reports of one host merge into one, so
-what waits is bounded by the number of hosts, and it is tried again until it is written or its
-shard belongs to somebody else.
+Invariant: no status is lost while the database is away, and none is told twice. Reports of one host
+merge into one, so what waits is bounded by the number of hosts, and it is tried again until it is
+written or its shard belongs to somebody else; where a commit's answer was lost it is read back first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
-from engine.errors import Unavailable
+from engine.errors import OutcomeUnknown, Unavailable
 from engine.hosts.measures import FleetCounters
 from engine.hosts.options import MonitorSettings
 from engine.hosts.records import HostReport
@@ -31,6 +31,8 @@ class ReportStore(Protocol):
     """Where reports go; `HostStore` is it."""
 
     async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]: ...
+
+    async def told(self, report: HostReport) -> bool: ...
 
 
 class ReportWriter:
@@ -51,6 +53,7 @@ class ReportWriter:
         self._counters = counters
         self._on_stale = on_stale
         self._waiting: dict[HostId, HostReport] = {}
+        self._doubtful: list[Sequence[HostReport]] = []
         self._wanted = asyncio.Event()
         self._pressing = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -58,7 +61,7 @@ class ReportWriter:
     @property
     def waiting(self) -> int:
         """Hosts whose reports are not written yet."""
-        return len(self._waiting)
+        return len(self._waiting.keys() | {report.host_id for batch in self._doubtful for report in batch})
 
     def put(self, report: HostReport) -> None:
         """Have a report written soon."""
@@ -73,6 +76,7 @@ class ReportWriter:
         gone = [host for host, report in self._waiting.items() if report.shard in shards]
         for host in gone:
             del self._waiting[host]
+        self._doubtful = [[r for r in batch if r.shard not in shards] for batch in self._doubtful]
         self._counters.reports_dropped += len(gone)
 
     async def run(self) -> None:
@@ -83,6 +87,7 @@ class ReportWriter:
             await self._gather()
             try:
                 async with self._writing:
+                    await self._settle()
                     await self._write(list(islice(self._waiting.values(), self.settings.flush_rows)))
             except Unavailable as error:
                 if not failed:
@@ -109,8 +114,22 @@ class ReportWriter:
     async def flush(self, shards: Collection[ShardId]) -> None:
         """Write now what waits for these shards. Raises `Unavailable`."""
         async with self._writing:
+            await self._settle()
             while batch := [report for report in self._waiting.values() if report.shard in shards]:
                 await self._write(batch[: self.settings.flush_rows])
+
+    async def _settle(self) -> None:
+        """Find out what became of the writes whose answer was lost; each was one transaction."""
+        while self._doubtful:
+            batch = self._doubtful[0]
+            written = [report for report in batch if report.changes and await self._store.told(report)]
+            if self._doubtful[0] is not batch:
+                continue  # some of it was forgotten meanwhile
+            del self._doubtful[0]
+            if written:
+                self._counters.reports_written += len(batch)
+            else:
+                self._put_back(batch)
 
     async def _write(self, batch: Sequence[HostReport]) -> None:
         """Write these together; where one of them cannot be written, find it and drop it alone.
@@ -124,7 +143,12 @@ class ReportWriter:
             part = parts.pop()
             try:
                 stale = await self._store.record(part, engine=self._engine)
-            except (Unavailable, asyncio.CancelledError):
+            except (OutcomeUnknown, asyncio.CancelledError):
+                self._counters.flush_failures += 1
+                self._doubtful.append(part)
+                self._put_back(report for each in parts for report in each)
+                raise
+            except Unavailable:
                 self._counters.flush_failures += 1
                 self._put_back(report for each in (*parts, part) for report in each)
                 raise

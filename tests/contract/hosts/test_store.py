@@ -154,7 +154,9 @@ async def test_pages_are_filtered_by_status_and_by_a_name_pattern(store: HostSto
 
 async def test_a_report_changes_the_row_and_tells_of_the_change(store: HostStore, database: Database) -> None:
     added = await add(store, "a")
+    assert not await store.told(report(added))
     assert await store.record([report(added)], engine=ME) == ()
+    assert await store.told(report(added))
     row = await store.get(added.id)
     assert (row.status, row.status_reason, row.status_since) == (HostStatus.UP, "because", AT)
     assert (row.capabilities, row.statistics, row.reported_at) == ({"cpu_cores": 4}, {"vm_count": 7}, AT)

@@ -240,6 +240,8 @@ class MemoryStore:
         self.away = False
         self.stale: set[ShardId] = set()
         self.poison: set[HostId] = set()
+        self.lost: list[bool] = []
+        """Of the next commits whose answer is lost: whether what was committed is there."""
 
     async def for_shards(self, shards: Collection[ShardId]) -> list[WatchedHost]:
         await asyncio.sleep(0)
@@ -256,9 +258,20 @@ class MemoryStore:
             raise Unavailable("away")
         if any(report.host_id in self.poison for report in reports):
             raise ValueError("cannot be written")
+        if self.lost:
+            if self.lost.pop(0):
+                self.written += reports
+            raise OutcomeUnknown("the answer was lost")
         self.batches.append(len(reports))
         self.written += [report for report in reports if report.shard not in self.stale]
         return tuple(report for report in reports if report.shard in self.stale)
+
+    async def told(self, report: HostReport) -> bool:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("away")
+        at = report.changes[-1].at
+        return any(c.at == at for one in self.written if one.host_id == report.host_id for c in one.changes)
 
     def statuses(self) -> dict[str, HostStatus]:
         """The last status written of each host."""

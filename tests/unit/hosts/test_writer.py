@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from engine.errors import Unavailable
+from engine.errors import OutcomeUnknown, Unavailable
 from engine.hosts.measures import FleetCounters
 from engine.hosts.options import MonitorSettings
 from engine.hosts.records import HostReport, StatusChange
@@ -121,6 +121,36 @@ async def test_while_the_database_is_away_the_latest_waits_and_no_status_is_lost
     by_host = {one.host_id: one for one in desk.store.written}
     assert [change.status for change in by_host[HostId("a")].changes] == [S.CONNECTING, S.NON_RESPONSIVE]
     assert by_host[HostId("a")].statistics == {"second": 2}
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_no_change_is_told_twice_or_never_where_the_answer_to_a_commit_was_lost(
+    committed: bool,
+) -> None:
+    desk = Desk()
+    desk.store.lost = [committed]
+    async with desk.open():
+        desk.writer.put(report("a", S.CONNECTING, second=1))
+        await eventually(lambda: desk.counters.flush_failures > 0)
+        desk.writer.put(report("a", S.NON_RESPONSIVE, second=2))
+        assert desk.writer.waiting == 1
+        await eventually(lambda: desk.writer.waiting == 0 and S.NON_RESPONSIVE in told(desk))
+    assert told(desk) == [S.CONNECTING, S.NON_RESPONSIVE]
+
+
+def told(desk: Desk) -> list[HostStatus]:
+    return [change.status for one in desk.store.written for change in one.changes]
+
+
+async def test_what_is_doubtful_leaves_with_its_shard() -> None:
+    desk = Desk()
+    desk.store.lost = [False]
+    desk.writer.put(report("a", S.CONNECTING, shard=0))
+    with pytest.raises(OutcomeUnknown):
+        await desk.writer.flush([ShardId(0)])
+    desk.writer.forget([ShardId(0)])
+    await desk.writer.flush([ShardId(0)])
+    assert (desk.writer.waiting, desk.store.written) == (0, [])
 
 
 async def test_reports_of_a_stale_shard_are_dropped_and_told_of() -> None:
