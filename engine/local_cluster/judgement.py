@@ -157,7 +157,7 @@ def _lost(command: Submitted) -> str:
     what = f"{command.type} of {command.vm} ({command.id})"
     if not command.state:
         return f"{what} was accepted, and is known no more"
-    if not command.ended:
-        return f"{what} has not ended: it is {command.state}"
     why = " ".join(command.error.split())[:_ERROR_LENGTH]
+    if not command.ended:
+        return f"{what} has not ended: it is {command.state}" + (f": {why}" if why else "")
     return f"{what} ended as {command.state}: {why or 'no reason was given'}"

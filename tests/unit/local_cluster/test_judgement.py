@@ -81,6 +81,11 @@ def test_a_command_that_has_not_ended_is_lost() -> None:
         ]
 
 
+def test_what_an_operator_is_asked_is_told() -> None:
+    (lost,) = verdict(commands=[run(), run("needs_operator", "step create may have happened")]).lost
+    assert lost.endswith("it is needs_operator: step create may have happened")
+
+
 def test_a_command_that_was_accepted_and_is_known_no_more_is_lost() -> None:
     assert verdict(commands=[run(), run("")]).lost == [
         "run_vm of vm-1 (c-1) was accepted, and is known no more"
