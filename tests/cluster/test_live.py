@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,11 @@ def test_engines_answer_for_themselves_and_one_that_is_frozen_is_an_error_in_its
     assert set(numbers["engines"]) == {"engine-1", "engine-2"}
     assert numbers["total"]["hosts"] == 6
     assert numbers["errors"] == []
+
+    asked = ("vms", "place", "--memory-mib", "1024", "--state-dir", str(workplace.state), "-f", "json")
+    eventually(lambda: workplace.run(*asked).returncode == 0, what="a place is known")
+    place = json.loads(workplace.run(*asked).stdout)
+    assert place["host"] in {host["name"] for host in workplace.ask("hosts", "list")}
 
     frozen = dict(workplace.processes())["engine-1"]
     children = [int(pid) for pid in Path(f"/proc/{frozen}/task/{frozen}/children").read_text().split()]
