@@ -210,7 +210,7 @@ class Submission:
         key: str | None,
         digest: str,
     ) -> None:
-        async with self.store.database.writing() as connection:
+        async def insert(connection: store.Connection) -> None:
             rows = self._rows(connection, record.id, record.user, type=record.type)
             if command is not None:
                 await command.validate(rows)
@@ -227,6 +227,8 @@ class Submission:
             what = f"{record.type} of {record.entity_kind} {record.entity_id}"
             await rows.event("command_submitted", f"{what} was asked for by {record.user or 'somebody'}")
             await rows.flush()
+
+        await self.store.database.written(insert)
 
     async def give_back(self, locks: CommandLocks, command_id: str, error: BaseException) -> None:
         """Unless the row may be there after all (a commit's answer was lost): then they stay its own."""

@@ -129,8 +129,10 @@ def _conflict(error: sa.exc.IntegrityError) -> Violation:
         return Violation(f"the database refuses the write: {_detail(error, 'table_name')}.{column}: {reason}")
     name = _detail(error, "constraint_name")
     for table in metadata.tables.values():
-        for constraint in table.constraints:
-            if name is not None and constraint.name == name and isinstance(constraint, sa.UniqueConstraint):
+        for constraint in table.constraints if name is not None else ():
+            if not isinstance(constraint, sa.UniqueConstraint | sa.PrimaryKeyConstraint):
+                continue
+            if constraint.name == name:
                 # str: SQLAlchemy's names are a kind of their own, which JSON knows nothing of
                 return Duplicate(str(table.name), tuple(str(column.name) for column in constraint.columns))
     return Violation(f"the database refuses the write: {reason}")
