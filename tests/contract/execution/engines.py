@@ -18,6 +18,7 @@ from engine.coordination.session import Session, SessionSettings, open_session
 from engine.db.database import Database
 from engine.errors import Unavailable
 from engine.execution.calls import ClusterCalls
+from engine.execution.catalogue import Catalogue
 from engine.execution.client import CallClient
 from engine.execution.listening import CallListener
 from engine.execution.options import ExecutionSettings
@@ -29,9 +30,10 @@ from engine.sharding.ownership import Ownership, OwnershipSettings
 from engine.sharding.partitioners import Cooperative, PartitionerContext
 from engine.sharding.store import EpochStore
 from tests.contract.coordination.conftest import settings_for, until
-from tests.contract.execution import tasks
+from tests.contract.execution.tasks import catalogue
 
 SHARDS = 12
+KNOWN = catalogue()
 SESSION_SECONDS = 4.0
 
 
@@ -64,12 +66,13 @@ async def engine_on(
     execution: ExecutionSettings | None = None,
     concurrent: int = 200,
     per_caller: int = 64,
+    tasks: Catalogue = KNOWN,
 ) -> AsyncIterator[Engine]:
     execution = execution or ExecutionSettings()
     engine = EngineId(name)
     whereabouts = Whereabouts(SHARDS)
     server = CallServer(
-        tasks.catalogue(),
+        tasks,
         engine=engine,
         cluster=settings.cluster,
         concurrent=concurrent,
@@ -99,9 +102,7 @@ async def engine_on(
         await enter(server.serving(post(session)))
         running = asyncio.create_task(ownership.run(), name=f"ownership of {name}")
         stack.push_async_callback(_ended, running)
-        calls = ClusterCalls(
-            tasks.catalogue(), client, whereabouts, caller=name, cluster=settings.cluster, local=server
-        )
+        calls = ClusterCalls(tasks, client, whereabouts, caller=name, cluster=settings.cluster, local=server)
         yield Engine(engine, session, membership, ownership, server, calls)
 
 
