@@ -52,6 +52,10 @@ class Counter:
         )
         return submitted.command.id
 
+    async def asked_for(self, key: str) -> str | None:
+        known = await self._desk.present().store.known_key(self._user, key)
+        return None if known is None else known[0]
+
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         history = await self._desk.present().outcome(command_id, wait_seconds=wait_seconds)
         return _outcome(history) if history.command.ended else None

@@ -120,6 +120,9 @@ class CommandDesk(Protocol):
         `Unavailable`. With `lock_wait_seconds` it is accepted though its locks are taken.
         """
 
+    async def asked_for(self, key: str) -> str | None:
+        """The command that this plugin has asked for with this key, on whatever engine; None: none yet."""
+
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         """How it ended; None while it has not, after waiting. Raises `NotFound`."""
 

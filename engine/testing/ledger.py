@@ -135,6 +135,9 @@ class MemoryDesk:
             self._keys[key] = id
         return id
 
+    async def asked_for(self, key: str) -> str | None:
+        return self._keys.get(key)
+
     async def outcome(self, command_id: str, *, wait_seconds: float = 0.0) -> ChildOutcome | None:
         return self.outcomes.get(command_id)
 

@@ -133,6 +133,9 @@ class HostTreatment(Singleton):
             del treatments[host_id]
         for host_id in told.keys() - known.keys():
             del told[host_id]
+        for host in silent:
+            if host["id"] not in treatments:
+                treatments[HostId(host["id"])] = await self._found(host)
         if not silent:
             return
         due = [host for host in silent if await self._is_due(host, treatments, told, leadership)]
@@ -143,16 +146,27 @@ class HostTreatment(Singleton):
         for host in due:
             await self._tell(host, refusals[host["id"]], told, leadership)
 
+    async def _found(self, host: Row) -> Treatment:
+        """What leaders before this one have asked for: the last of it may be under way."""
+        treatment = Treatment(host["status_since"])
+        while (command := await self.context.commands.asked_for(treatment.key(host["id"]))) is not None:
+            if await self.context.commands.outcome(command) is None:
+                treatment.command = command
+                break
+            treatment.number += 1
+        return treatment
+
     async def _is_due(
         self, host: Row, treatments: dict[HostId, Treatment], told: dict[HostId, str], leadership: Leadership
     ) -> bool:
         """Not while its treatment runs, nor right after one that failed."""
-        treatment = treatments.setdefault(HostId(host["id"]), Treatment(host["status_since"]))
+        treatment = treatments[HostId(host["id"])]
         if treatment.command is not None:
             outcome = await self.context.commands.outcome(treatment.command)
             if outcome is None:
                 return False
-            await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
+            if not outcome.succeeded:
+                await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
             treatment.command = None
             treatment.number += 1
             pause = timedelta(seconds=self.context.options["retry_seconds"])

@@ -250,6 +250,33 @@ async def test_where_one_proxy_fails_another_one_is_asked(site: VmSite) -> None:
         assert bad.port in asked
 
 
+async def test_a_treatment_that_failed_is_tried_again_and_told_by_the_next_leader_too(site: VmSite) -> None:
+    async with site.engine():
+        await site.up()
+        await site.give_power(1)
+        for number in (0, 2):
+            faults = site.agents[number].faults
+            faults.error_code, faults.error_left = 18, -1
+            faults.error_verbs = frozenset({"Host.fenceNode"})
+        async with treating(site, treatment(site), token=1):
+            site.agents[1].crash()
+            await until(lambda: _failed(site, 2))
+        (told_once,) = await told(site, "host_not_fenced")
+        assert "its treatment failed: power off of host host-1 failed" in told_once.message
+        for number in (0, 2):
+            site.agents[number].faults.clear()
+        before = len(await _asked(site))
+        async with treating(site, treatment(site, retry_seconds=86400.0), token=2):
+            await until(lambda: _restarted(site))
+        assert cuts(site, 1) == 1
+        assert len(await _asked(site)) <= before + 1
+
+
+async def _failed(site: VmSite, count: int) -> bool:
+    ended = await told(site, "command_failed", "command_compensated")
+    return len([each for each in ended if "treat_host" in each.message]) >= count
+
+
 async def test_an_operators_command_goes_first(site: VmSite) -> None:
     async with site.engine():
         await site.up()
