@@ -23,6 +23,7 @@ SMALLEST = {
     "bench_failover": ["--only", "engine", "--kills", "1", "--hosts", "6"],
     "bench_locks": ["--smoke"],
     "bench_monitor": ["--hosts", "50", "--seconds", "2", "--period", "1"],
+    "bench_scheduler": ["--only", "burst,peers", "--jobs", "50", "--peer-jobs", "10"],
     "bench_sharding": ["--smoke"],
     "bench_state": ["--smoke"],
     "bench_takeover": ["--only", "engine", "--commands", "5", "--hosts", "6", "--database", "sqlite"],
