@@ -1,8 +1,8 @@
 """Following events: server-sent events read from the API, over any number of connections.
 
 `follow` yields every event once. It remembers the last id, also of messages without data, and goes on
-from there when the connection is lost or the API stops, with any API process that answers. Only the
-first connection may fail: later ones are tried again until the user has had enough.
+from there when the connection is lost or the API stops, with any API process that answers, until the
+user has had enough: whoever follows has had a cursor from the API already, so it was there.
 """
 
 from __future__ import annotations
@@ -64,19 +64,16 @@ def follow(
 ) -> Iterator[dict[str, Any]]:
     """Documents for ever, each once, from the cursor `after` on."""
     failures = 0
-    begun = False
     while True:
         try:
             with closing(api.stream(path, params, last_id=after, silence_seconds=SILENCE_SECONDS)) as lines:
                 for message in parse(lines):
-                    begun, failures = True, 0
+                    failures = 0
                     after = message.id or after
                     if message.data:
                         yield json.loads(message.data)
         except Unavailable as error:
-            if not begun:
-                raise
             if failures == 0:
-                LOG.warning("the stream is lost, it will go on where it was: %s", error)
+                LOG.warning("no events just now, it will go on where it was: %s", error)
         pause(PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)])
         failures += 1

@@ -45,7 +45,10 @@ async def following(served: Served, *arguments: str) -> AsyncIterator[asyncio.su
 
 async def line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    return (await process.stdout.readline()).decode().rstrip("\n")
+    assert process.stderr is not None
+    found = (await process.stdout.readline()).decode().rstrip("\n")
+    assert found, (await process.stderr.read()).decode()
+    return found
 
 
 async def document(process: asyncio.subprocess.Process) -> Any:
