@@ -37,7 +37,7 @@ from plugins.commands import fencing, migration, treatment, vms
 from plugins.commands import hosts as host_commands
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
-from plugins.simulator.log import PowerChange, Request, VmChange, read_log, read_requests
+from plugins.simulator.log import Entry, PowerChange, Request, VmChange, read_log, read_requests
 from tests.contract.commands.engines import Claim
 
 SHARDS = 8
@@ -225,6 +225,10 @@ class VmSite:
 
     def verbs(self, verb: str) -> list[Request]:
         return [request for request in read_requests(self._log) if request.verb == verb]
+
+    def log(self) -> list[Entry]:
+        """All that the hosts have seen."""
+        return list(read_log(self._log))
 
     def powers(self) -> list[PowerChange]:
         """What became of the power of hosts, in truth."""
