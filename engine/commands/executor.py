@@ -258,6 +258,7 @@ class CommandExecutor:
 
         try:
             await self._services.ledger.commit(run.claim.shard, run.claim.epoch, write)
+            run.told_progress(percent, message)
         except (Unavailable, Fenced) as error:
             LOG.debug("command=%s: its progress was not written: %s", run.id, error)
 

@@ -1,94 +1,88 @@
 """One command in this engine's hands: planned from its rows, moved on, until it ends or leaves.
 
-A `Run` keeps the last committed state of its command in memory and writes every move through the
-group commit, under the shard's epoch. Where the database gives no answer the rows are read again
-before anything else is done. What a run knows and no row says (`planning.plan`'s `unsent`, a result
-that is not written yet) dies with it: the heir probes.
+What is committed is in `Committed`, what is done outside the database in `Effects`; a `Run` makes the
+moves that `planning.plan` names. What a run knows and no row says (the plan's `unsent`, a result that is
+not written yet) dies with it: the heir probes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
-from typing import TypeVar
+from datetime import timedelta
 
-from engine.clock import boottime
-from engine.commands import planning, store
+from engine.commands import planning
+from engine.commands.committed import Committed, Left, Moves
 from engine.commands.context import Context
+from engine.commands.effects import (
+    REFUSALS,
+    Back,
+    Done,
+    Effects,
+    NotSent,
+    NotThere,
+    Outcome,
+    Refused,
+    Unknown,
+)
+from engine.commands.patience import Patience
 from engine.commands.planning import Declared
 from engine.commands.records import CommandState, Goal, History, StepRecord, StepState
 from engine.commands.services import Services, ShardClaim
-from engine.commands.transactions import Transaction, Written
-from engine.errors import (
-    AuthorityLost,
-    Conflict,
-    EngineError,
-    Fenced,
-    HostRefused,
-    HostUnreachable,
-    InvalidInput,
-    NotFound,
-    Unavailable,
-)
-from engine.plugin import NOT_HAPPENED, Command, GoBack, Happened, Json, Step
+from engine.commands.transactions import Transaction
+from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
+from engine.plugin import Command, GoBack, Json, Step
 
 LOG = logging.getLogger(__name__)
-
-REFUSALS = (Conflict, InvalidInput, NotFound, HostRefused)
-"""What says for certain that nothing was done."""
-
-Moves = Callable[[Transaction], Awaitable[None] | None]
-T = TypeVar("T")
-
-
-class _Left(Exception):
-    """The command is no longer this run's: it has travelled, waits as a row, or is handed back."""
 
 
 class Run:
     """`go` returns when there is nothing more to do here. Raises `AuthorityLost`, `Fenced`."""
 
     def __init__(self, services: Services, claim: ShardClaim, history: History, *, taken_over: bool) -> None:
-        self.claim = claim
-        self.history = history
+        until = services.now() + timedelta(seconds=services.settings.quarantine_seconds)
         self.progress: tuple[int, str] | None = None
         """Said by the step, not written yet."""
         self._services = services
-        self._halted = asyncio.Event()
-        self._news = asyncio.Event()
+        self._patience = Patience(
+            retry_seconds=services.settings.retry_seconds,
+            late_until=until if taken_over else history.command.quarantine_until,
+        )
+        self._row = Committed(services, claim, history, patience=self._patience, context=self._context)
+        self._effects = Effects(self._row, self._context)
         self._unsent: str | None = None
         self._result: tuple[str, Json] | None = None
         self._operations: dict[tuple[str, int], str] = {}
-        self._tries = 0
-        self._since: tuple[str, float] = ("", 0.0)
         self._command: Command
         self._steps: dict[str, Step] = {}
         self._declared: tuple[Declared, ...] = ()
-        until = services.now() + timedelta(seconds=services.settings.quarantine_seconds)
-        self._late_until: datetime | None = until if taken_over else history.command.quarantine_until
         self._ambiguous = taken_over
-        self._orphaned = False
 
     @property
     def id(self) -> str:
-        return self.history.command.id
+        return self._row.id
+
+    @property
+    def claim(self) -> ShardClaim:
+        return self._row.claim
+
+    @property
+    def history(self) -> History:
+        """As it was last committed."""
+        return self._row.history
 
     def halt(self) -> None:
         """Hand the command back before its next step."""
-        self._halted.set()
-        self._news.set()
+        self._patience.halt()
 
     def cancel_requested(self) -> None:
         """Somebody wants it cancelled: heed it as soon as possible."""
-        if not self.history.command.cancel_requested:
-            command = dataclasses.replace(self.history.command, cancel_requested=True)
-            self.history = dataclasses.replace(self.history, command=command)
-            self._news.set()
+        self._row.cancel_requested()
+
+    def told_progress(self, percent: int, message: str) -> None:
+        """It was written down."""
+        self._row.told_progress(percent, message)
 
     async def go(self) -> None:
         try:
@@ -97,17 +91,17 @@ class Run:
                 if (known := self._known_result()) is not None:
                     await self._record(*known)
                     continue
-                if self._halted.is_set():
+                if self._patience.halted:
                     await self._hand_back()
                 move = planning.plan(self.history, self._declared, unsent=self._unsent)
                 await self._make(move)
-        except _Left:
+        except Left:
             return
         except (AuthorityLost, Fenced):
             raise
         except Exception as error:  # a defect, of the plugin or of ours: it must not look as if it went on
             LOG.exception("command=%s: its run failed", self.id)
-            with contextlib.suppress(_Left):
+            with contextlib.suppress(Left):
                 await self._give_up(f"the engine failed on it: {error!r}")
 
     # --- beginning --------------------------------------------------------------------------------
@@ -119,7 +113,7 @@ class Run:
             steps = self._command.steps()
         except InvalidInput as error:
             await self._give_up(f"this engine cannot read it: {error}")
-            raise _Left from error
+            raise Left from error
         self._steps = {step.name: step for step in steps}
         self._declared = tuple(Declared(s.name, s.idempotent, s.probes()) for s in steps)
         self._ambiguous = self._ambiguous and self._may_be_on_its_way()
@@ -138,25 +132,25 @@ class Run:
 
     async def _prove_lock(self) -> None:
         """A command whose row came after its locks were swept must not run."""
-        token = await self._answered(lambda: self._services.locks.command_token(self.id))
+        token = await self._row.answered(lambda: self._services.locks.command_token(self.id))
         if token == self.history.command.lock_token:
             return
         if self.history.steps:
-            await self._write(lambda tx: tx.ask_operator("its locks are gone"))
+            await self._row.write(lambda tx: tx.ask_operator("its locks are gone"))
         else:
             await self._end(CommandState.FAILED, "its locks were gone before it began")
-        raise _Left
+        raise Left
 
     async def _give_up(self, why: str) -> None:
         LOG.error("command=%s: %s", self.id, why)
-        await self._write(lambda tx: tx.ask_operator(why))
+        await self._row.write(lambda tx: tx.ask_operator(why))
 
     # --- moves ------------------------------------------------------------------------------------
 
     async def _make(self, move: planning.Move) -> None:
         match move:
             case planning.Nothing():
-                raise _Left
+                raise Left
             case planning.TakeLocks():
                 await self._take_locks()
             case planning.Intend():
@@ -168,18 +162,19 @@ class Run:
             case planning.Probe(step):
                 await self._probe(step)
             case planning.SettleFenced(step):
-                await self._settle_fenced(step)
+                self._unsent = None
+                await self._follow(step, await self._effects.fenced(self._steps[step.name], step))
             case planning.Record(step):
                 await self._record(step, {})
             case planning.BeginUndoing(goal, error):
-                await self._write(lambda tx: tx.begin_undoing(goal, error))
+                await self._row.write(lambda tx: tx.begin_undoing(goal, error))
             case planning.Undo(step, effect):
                 await self._undo(step, effect)
             case planning.GoOn():
-                await self._write(lambda tx: tx.go_on())
+                await self._row.write(lambda tx: tx.go_on())
             case planning.AskOperator(why):
                 LOG.warning("command=%s: needs an operator: %s", self.id, why)
-                await self._write(lambda tx: tx.ask_operator(why))
+                await self._row.write(lambda tx: tx.ask_operator(why))
             case planning.End(state):
                 await self._end(state)
 
@@ -211,16 +206,16 @@ class Run:
             await tx.record(step, record, result, of=len(self._steps))
 
         async def record_and_move_on(tx: Transaction) -> None:
-            await tx.record(step, record, result, of=len(self._steps))
+            await record_alone(tx)
             following = planning.plan(tx.history, self._declared)
-            if isinstance(following, planning.Intend) and not self._halted.is_set():
+            if isinstance(following, planning.Intend) and not self._patience.halted:
                 await self._intend_next(tx, following)
             elif following == planning.End(CommandState.SUCCEEDED) and not self._quarantined():
                 await tx.end(CommandState.SUCCEEDED)
 
         try:
-            await self._write(record_and_move_on)
-        except (AuthorityLost, Fenced, Unavailable, _Left):
+            await self._row.write(record_and_move_on)
+        except (AuthorityLost, Fenced, Unavailable, Left):
             raise
         except GoBack as back:
             await self._go_back(record, back)
@@ -234,92 +229,60 @@ class Run:
         step = self._steps[record.name]
         if step.after_quarantine and await self._sit_out_quarantine():
             return
-        context = self._context(self.history, record)
         self._unsent = None
-        self.claim.authority.check()
-        try:
-            async with asyncio.timeout(step.timeout_seconds):
-                result = await step.act(context)
-        except HostUnreachable as error:
-            self._unsent = record.operation_id
-            await self._wait_for_host(record, step, error)
-        except GoBack as back:
-            await self._go_back(record, back)
-        except REFUSALS as error:
-            await self._fail(str(error))
-        except (AuthorityLost, Fenced):
-            raise
-        except (Unavailable, TimeoutError) as error:
-            await self._outcome_unknown(record, step, str(error) or "no answer in time")
-        except Exception as error:
-            LOG.exception("command=%s step=%s: failed unexpectedly", self.id, record.name)
-            await self._outcome_unknown(record, step, f"failed unexpectedly: {error!r}")
-        else:
-            await self._record(record, result)
-
-    async def _outcome_unknown(self, record: StepRecord, step: Step, why: str) -> None:
-        """An idempotent step is tried again, some times; any other one is up to the plan."""
-        LOG.warning("command=%s step=%s: outcome unknown: %s", self.id, record.name, why)
-        if not step.idempotent:
-            self._start_waiting(record.operation_id + "?")
-            return
-        self._tries += 1
-        if self._tries >= self._services.settings.tries:
-            self._tries = 0
-            await self._fail(why, ambiguous=True)
-        else:
-            await self._pause(self._retry_seconds(self._tries))
-
-    async def _wait_for_host(self, record: StepRecord, step: Step, error: HostUnreachable) -> None:
-        waited = self._start_waiting(record.operation_id)
-        if waited >= step.timeout_seconds:
-            await self._fail(f"{error} (waited {waited:.0f} s)")
-            return
-        if self.history.command.state is not CommandState.WAITING:
-            await self._write(lambda tx: tx.change(state=CommandState.WAITING, message=str(error)))
-        self._tries += 1
-        await self._pause(min(self._retry_seconds(self._tries), step.timeout_seconds - waited))
+        await self._follow(record, await self._effects.act(step, record))
 
     async def _probe(self, record: StepRecord) -> None:
         step = self._steps[record.name]
-        waited = self._start_waiting(record.operation_id + "?")
-        try:
-            self.claim.authority.check()
-            async with asyncio.timeout(step.timeout_seconds):
-                found = await step.probe(self._context(self.history, record))
-        except (AuthorityLost, Fenced):
-            raise
-        except (EngineError, TimeoutError) as error:
-            LOG.info("command=%s step=%s: cannot be probed: %s", self.id, record.name, error)
-            found = None
-        except Exception:
-            LOG.exception("command=%s step=%s: the probe failed unexpectedly", self.id, record.name)
-            found = None
-        if isinstance(found, Happened):
-            await self._record(record, found.result)
-        elif found is NOT_HAPPENED:
+        waited = self._patience.start_waiting(_after(record))
+        found = await self._effects.probe(step, record)
+        if isinstance(found, NotThere):
             # Within the quarantine a dead engine's verb may still arrive: ask again after it.
             if not await self._sit_out_quarantine():
                 self._unsent = record.operation_id
+        elif not isinstance(found, Unknown):
+            await self._follow(record, found)
         elif waited >= step.probe_seconds:
             why = f"step {record.name}: it could not be found out within {waited:.0f} s what became of it"
-            await self._write(lambda tx: tx.ask_operator(why))
+            await self._row.write(lambda tx: tx.ask_operator(why))
         else:
-            self._tries += 1
-            await self._pause(min(self._retry_seconds(self._tries), max(0.05, step.probe_seconds - waited)))
+            await self._patience.pause_once_more(max(0.05, step.probe_seconds - waited))
 
-    async def _settle_fenced(self, record: StepRecord) -> None:
-        """Its host was off: nothing of it is on its way, and nothing has to be undone there."""
-        self._unsent = None
-        try:
-            found = await self._steps[record.name].fenced(self._context(self.history, record))
-        except GoBack as back:
-            await self._go_back(record, back)
-            return
-        if isinstance(found, Happened):
-            await self._record(record, found.result)
+    async def _follow(self, record: StepRecord, outcome: Outcome) -> None:
+        """Write what follows from what came of a step."""
+        match outcome:
+            case Done(result):
+                await self._record(record, result)
+            case Refused(why):
+                await self._fail(why)
+            case Back(back):
+                await self._go_back(record, back)
+            case NotSent(why):
+                self._unsent = record.operation_id
+                await self._wait_for_host(record, why)
+            case Unknown(why):
+                await self._outcome_unknown(record, why)
+
+    async def _outcome_unknown(self, record: StepRecord, why: str) -> None:
+        """An idempotent step is tried again, some times; any other one is up to the plan."""
+        LOG.warning("command=%s step=%s: outcome unknown: %s", self.id, record.name, why)
+        if not self._steps[record.name].idempotent:
+            self._patience.start_waiting(_after(record))
+        elif self._patience.tries + 1 >= self._services.settings.tries:
+            self._patience.tries = 0
+            await self._fail(why, ambiguous=True)
         else:
-            await self._fail(f"the host of its step {record.name} was fenced")
+            await self._patience.pause_once_more()
+
+    async def _wait_for_host(self, record: StepRecord, why: str) -> None:
+        most = self._steps[record.name].timeout_seconds
+        waited = self._patience.start_waiting(record.operation_id)
+        if waited >= most:
+            await self._fail(f"{why} (waited {waited:.0f} s)")
+            return
+        if self.history.command.state is not CommandState.WAITING:
+            await self._row.write(lambda tx: tx.change(state=CommandState.WAITING, message=why))
+        await self._patience.pause_once_more(most - waited)
 
     async def _await_children(self, move: planning.AwaitChildren) -> None:
         async def park(tx: Transaction) -> None:
@@ -327,14 +290,14 @@ class Run:
             if move.cancel:
                 await tx.cancel_children(move.step)
 
-        await self._write(park)
+        await self._row.write(park)
         # Between our last read and this commit the last child may have ended and found nobody waiting.
-        fresh = await self._answered(lambda: self._services.store.history(self.id))
+        fresh = await self._row.read()
         if len(fresh.children) < move.step.children:
-            raise _Left
-        self.history = fresh
+            raise Left
+        self._row.history = fresh
         if fresh.command.epoch != self.claim.epoch:
-            raise _Left
+            raise Left
 
     async def _undo(self, record: StepRecord, effect: bool) -> None:
         step = self._steps[record.name]
@@ -342,30 +305,24 @@ class Run:
             if step.undoes() and record.host_id is not None:
                 there = self._services.shard_of(record.host_id)
                 if there != self.history.command.shard:  # only the owner of its host can undo it
-                    await self._write(lambda tx: tx.travel(there))
+                    await self._row.write(lambda tx: tx.travel(there))
                     return
             if self._ambiguous and await self._sit_out_quarantine():
                 return
-            try:
-                self.claim.authority.check()
-                async with asyncio.timeout(step.timeout_seconds):
-                    await step.compensate(self._context(self.history, record))
-            except (AuthorityLost, Fenced):
-                raise
-            except Exception as error:
+            if (error := await self._effects.compensate(step, record)) is not None:
                 await self._cannot_undo(record, error)
                 return
-        self._tries = 0
-        await self._write(lambda tx: tx.undo(step, record))
+        self._patience.tries = 0
+        await self._row.write(lambda tx: tx.undo(step, record))
 
     async def _cannot_undo(self, record: StepRecord, error: Exception) -> None:
         LOG.warning("command=%s step=%s: cannot be undone: %s", self.id, record.name, error)
-        self._tries += 1
-        if self._tries < self._services.settings.tries:
-            await self._pause(self._retry_seconds(self._tries))
+        if self._patience.tries + 1 < self._services.settings.tries:
+            await self._patience.pause_once_more()
             return
+        self._patience.tries += 1
         why = f"step {record.name} cannot be undone: {error or type(error).__name__}"
-        await self._write(lambda tx: tx.ask_operator(why))
+        await self._row.write(lambda tx: tx.ask_operator(why))
 
     async def _take_locks(self) -> None:
         command = self.history.command
@@ -381,16 +338,16 @@ class Run:
                 wait=timedelta(seconds=min(left, 2.0)) if left > 0 else None,
             )
         except Conflict as refused:
-            held = await self._answered(lambda: self._services.locks.command_token(self.id))
+            held = await self._row.answered(lambda: self._services.locks.command_token(self.id))
             if held is not None:  # by an owner before us, who did not get to writing it down
-                await self._write(lambda tx: tx.change(lock_token=held, state=CommandState.QUEUED))
+                await self._row.write(lambda tx: tx.change(lock_token=held, state=CommandState.QUEUED))
             elif left <= 0:
                 await self._end(CommandState.FAILED, str(refused))
             return
         except Unavailable:
-            await self._pause(self._retry_seconds(1))
+            await self._patience.pause(self._patience.retry_seconds(1))
             return
-        await self._write(lambda tx: tx.change(lock_token=token, state=CommandState.QUEUED))
+        await self._row.write(lambda tx: tx.change(lock_token=token, state=CommandState.QUEUED))
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -417,7 +374,7 @@ class Run:
 
     async def _fail(self, error: str, *, ambiguous: bool = False) -> None:
         LOG.info("command=%s: fails: %s", self.id, error)
-        await self._write(lambda tx: tx.begin_undoing(Goal.FAILED, error, ambiguous=ambiguous))
+        await self._row.write(lambda tx: tx.begin_undoing(Goal.FAILED, error, ambiguous=ambiguous))
 
     async def _go_back(self, record: StepRecord, back: GoBack) -> None:
         why = str(back)
@@ -425,64 +382,22 @@ class Run:
             await self._fail(f"{why} (given up after {self.history.attempts(back.to)} attempts)")
             return
         LOG.info("command=%s step=%s: goes back to %s: %s", self.id, record.name, back.to, why)
-        await self._write(lambda tx: tx.begin_undoing(Goal.AGAIN, why, undo_from=back.to))
+        await self._row.write(lambda tx: tx.begin_undoing(Goal.AGAIN, why, undo_from=back.to))
 
     async def _hand_back(self) -> None:
         if self.history.open_step is None or self._unsent is not None or self.history.open_step.children:
-            await self._write(lambda tx: tx.change(epoch=None))
-        raise _Left
-
-    # --- waiting ----------------------------------------------------------------------------------
-
-    def _quarantined(self) -> bool:
-        return self._ambiguous and self._quarantine_left() > 0
-
-    def _quarantine_left(self) -> float:
-        if self._late_until is None:
-            return 0.0
-        return (self._late_until - self._services.now()).total_seconds()
-
-    async def _sit_out_quarantine(self) -> bool:
-        """Wait for its end; whether there was anything to wait for (plan again then)."""
-        if (left := self._quarantine_left()) <= 0:
-            return False
-        if self.history.command.quarantine_until is None:
-            until = self._late_until
-            await self._write(lambda tx: tx.change(quarantine_until=until, state=CommandState.WAITING))
-        await self._pause(left)
-        return True
-
-    def _start_waiting(self, for_what: str) -> float:
-        """Seconds since this was first waited for."""
-        if self._since[0] != for_what:
-            self._since = (for_what, boottime())
-            self._tries = 0
-        return boottime() - self._since[1]
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, or less where there is news."""
-        self._news.clear()
-        if self._halted.is_set():
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-
-    def _retry_seconds(self, tries: int) -> float:
-        pauses = self._services.settings.retry_seconds
-        return pauses[min(tries, len(pauses)) - 1]
-
-    # --- writing ----------------------------------------------------------------------------------
+            await self._row.write(lambda tx: tx.change(epoch=None))
+        raise Left
 
     async def _try_to_write(self, moves: Moves, *, recording: StepRecord | None = None) -> None:
         """Write; what the plugin refuses makes the command fail."""
         try:
-            await self._write(moves)
+            await self._row.write(moves)
         except GoBack as back:
             if recording is None:
                 raise
             await self._go_back(recording, back)
-        except (AuthorityLost, Fenced, Unavailable, _Left):
+        except (AuthorityLost, Fenced, Unavailable, Left):
             raise
         except Exception as error:
             if not isinstance(error, REFUSALS):
@@ -490,78 +405,28 @@ class Run:
             self._unsent = None
             if self.history.command.started_at is None:
                 why = str(error) or repr(error)
-                await self._write(lambda tx: tx.end(CommandState.FAILED, why))
+                await self._row.write(lambda tx: tx.end(CommandState.FAILED, why))
                 await self._release_locks()
             else:
                 self._result = None
                 await self._fail(str(error) or repr(error), ambiguous=recording is not None)
 
-    async def _write(self, moves: Moves) -> None:
-        """One transaction, until the database has answered for it."""
-        failures = 0
-        while True:
-            before = self.history
+    # --- the quarantine ---------------------------------------------------------------------------
 
-            async def write(connection: store.Connection) -> Written:
-                tx = Transaction(connection, self._services, self.history, self._context)
-                if (done := moves(tx)) is not None:
-                    await done
-                return tx.finish()
+    def _quarantined(self) -> bool:
+        return self._ambiguous and self._patience.quarantine_left(self._services.now()) > 0
 
-            try:
-                self.claim.authority.check()
-                written = await self._services.ledger.commit(self.claim.shard, self.claim.epoch, write)
-            except Fenced:
-                await self._meet_fence()
-                return
-            except Unavailable as error:
-                failures += 1
-                LOG.warning("command=%s: its rows cannot be written: %s", self.id, error)
-                await asyncio.sleep(self._retry_seconds(failures))
-                fresh = await self._answered(lambda: self._services.store.history(self.id))
-                if fresh.command.epoch != self.claim.epoch:
-                    raise _Left from error
-                cancelled = fresh.command.cancel_requested
-                if cancelled:
-                    self.cancel_requested()
-                if fresh != self.history and fresh != before:
-                    self.history = fresh  # it was written after all: plan again
-                    return
-                continue
-            cancelled = self.history.command.cancel_requested
-            self.history = written.history
-            for shard in written.told:
-                await self._services.bump(shard)
-            if cancelled:
-                self.cancel_requested()
-            if self.history.command.epoch is None:
-                raise _Left
-            return
+    async def _sit_out_quarantine(self) -> bool:
+        """Wait for its end; whether there was anything to wait for (plan again then)."""
+        if (left := self._patience.quarantine_left(self._services.now())) <= 0:
+            return False
+        if self.history.command.quarantine_until is None:
+            until = self._patience.late_until
+            await self._row.write(lambda tx: tx.change(quarantine_until=until, state=CommandState.WAITING))
+        await self._patience.pause(left)
+        return True
 
-    async def _meet_fence(self) -> None:
-        """Was it claimed by somebody else, or were its locks released under it?"""
-        fresh = await self._answered(lambda: self._services.store.history(self.id))
-        if fresh.command.epoch != self.claim.epoch or fresh.command.shard != self.claim.shard:
-            raise _Left
-        if fresh != self.history:
-            self.history = fresh
-            return
-        if self._orphaned or fresh.command.root_id == self.id:
-            raise Fenced(f"command {self.id}: its shard has another owner")
-        self._orphaned = True
-        await self._write(lambda tx: tx.orphan())
-
-    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer."""
-        failures = 0
-        while True:
-            self.claim.authority.check()
-            try:
-                return await ask()
-            except Unavailable as error:
-                failures += 1
-                LOG.warning("command=%s: no answer: %s", self.id, error)
-                await asyncio.sleep(self._retry_seconds(failures))
+    # --- what steps are given ---------------------------------------------------------------------
 
     def _context(self, history: History, record: StepRecord) -> Context:
         return Context(
@@ -587,3 +452,8 @@ class Run:
 def open_step_waits(step: StepRecord | None) -> bool:
     """Whether it is open only because its children have not ended."""
     return step is not None and step.state is StepState.INTENDED and step.children > 0
+
+
+def _after(record: StepRecord) -> str:
+    """What is waited for once it may have been sent."""
+    return record.operation_id + "?"
