@@ -13,7 +13,7 @@ OPTS = [
         "directory",
         default="/var/lib/engine/plugins",
         help="Directory of drop-in plugins: what `pip install --target` put there, and single files that say"
-        " what they offer. Used when it exists, and only its owner (the engine's user, or root) can write into"
+        " what they offer. Used when it exists and only its owner (the engine's user, or root) may write into"
         " it. `engine plugins reload` has the engines look again.",
     ),
     cfg.ListOpt(
