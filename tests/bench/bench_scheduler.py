@@ -193,10 +193,10 @@ async def kill(times: int) -> None:
     say("scheduler.engine_killed.run_again_after", statistics.median(took) * 1000, "ms", note)
 
 
-def peers(jobs: int) -> None:
-    """Each in a process of its own, on a server of its own."""
+def peers(jobs: int, python: str) -> None:
+    """Each in processes of its own, on a server of its own."""
     for name in PEERS:
-        argv = [sys.executable, "-m", "tests.bench.job_peers", name, str(jobs), str(ENGINES)]
+        argv = [python, "-m", "tests.bench.job_peers", name, str(jobs), str(ENGINES)]
         subprocess.run(leashed(argv), check=True, cwd=Path(__file__).parents[2])
 
 
@@ -211,7 +211,7 @@ async def run(arguments: argparse.Namespace) -> None:
     if "kill" in only:
         await kill(arguments.kills)
     if "peers" in only:
-        await asyncio.to_thread(peers, arguments.peer_jobs)
+        await asyncio.to_thread(peers, arguments.peer_jobs, arguments.peers_python)
 
 
 def main() -> int:
@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--added", type=int, default=100)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--peer-jobs", type=int, default=1000)
+    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has the peers")
     asyncio.run(run(parser.parse_args()))
     return 0
 
