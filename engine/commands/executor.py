@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.commands import store
+from engine.commands.guarded import store as guarded
 from engine.commands.records import CommandRecord
 from engine.commands.run import Run
 from engine.commands.services import Services, ShardClaim
@@ -254,7 +255,7 @@ class CommandExecutor:
         (percent, message), run.progress = run.progress, None
 
         async def write(connection: store.Connection) -> None:
-            await store.set_progress(connection, run.id, run.claim.epoch, percent, message)
+            await guarded.set_progress(connection, run.id, run.claim.epoch, percent, message)
 
         try:
             await self._services.ledger.commit(run.claim.shard, run.claim.epoch, write)

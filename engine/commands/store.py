@@ -1,8 +1,6 @@
-"""The rows of commands. Reads stand alone; writes are parts of a transaction that is guarded already.
+"""The rows of commands as all may read them, as owners claim them, and as people change their course.
 
-Invariant: an owner's write goes through `change`, which holds the row to the epoch under which the
-command was claimed, to its lock's token and to its root's lock; zero rows are `Fenced`. A command
-that was claimed, moved or stripped of its locks meanwhile is thus left alone by whoever had it.
+What an owner writes of a command that it runs is in `guarded/store.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.commands.guarded.store import change_steps, wake_parent
 from engine.commands.records import CommandRecord, CommandState, History, StepRecord, StepState, Verdict
 from engine.db.database import Database, guard_shards
-from engine.db.given import among, for_both, given, moment
+from engine.db.given import among, for_both
 from engine.db.tables import UtcDateTime, command, idempotency, shard, step
 from engine.errors import Conflict, NotFound
 from engine.plugin import ChildOutcome, EngineId, ShardId
@@ -27,81 +26,8 @@ Connection = AsyncConnection
 
 _UNCLAIMED_STATES = (str(CommandState.NEEDS_OPERATOR),)
 _present = sa.select(shard.c.epoch).where(shard.c.shard == command.c.shard).scalar_subquery()
-_root = command.alias("root")
-_EMPTY_LOCKS = '{"exclusive":[],"shared":[]}'
-
-
-def _stripped(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """It has keys and yet no hold: they were released by force."""
-    return sa.and_(table.c.lock_token.is_(None), sa.cast(table.c.locks, sa.Text) != _EMPTY_LOCKS)
-
-
-_OWNERS = (
-    "state",
-    "shard",
-    "epoch",
-    "lock_token",
-    "goal",
-    "undo_from",
-    "quarantine_until",
-    "percent",
-    "message",
-    "error",
-    "started_at",
-    "ended_at",
-)
-"""What a command's owner writes; all of it each time, whatever has changed, so that one statement does."""
-_RESULTS = ("state", "verdict", "result", "error", "ended_at")
 _INSERT = command.insert()
 _COMMAND = [str(column.name) for column in command.columns]
-_STEP = [str(column.name) for column in step.columns]
-
-
-def _change(dialect: str) -> sa.UpdateBase:
-    found: list[sa.ColumnClause[Any]] = [
-        sa.column("of_id", sa.String),
-        sa.column("of_epoch", sa.BigInteger),
-        sa.column("of_token", sa.BigInteger),
-        sa.column("of_root", sa.String),
-    ]
-    rows = given(dialect, [*found, *(command.c[name] for name in _OWNERS)])
-    # With the plus SQLite does not begin with an index of all that have not ended.
-    ended_at = sa.literal_column("+command.ended_at") if dialect == "sqlite" else command.c.ended_at
-    root_holds = (
-        sa.select(_root.c.id)
-        .where(_root.c.id == rows.c.of_root, _root.c.ended_at.is_(None), ~_stripped(_root))
-        .exists()
-    )
-    return (
-        command.update()
-        .where(
-            command.c.id == rows.c.of_id,
-            command.c.epoch == rows.c.of_epoch,
-            ended_at.is_(None),
-            command.c.lock_token.is_not_distinct_from(rows.c.of_token),
-            rows.c.of_root.is_(None) | root_holds,
-        )
-        .values({name: rows.c[name] for name in _OWNERS})
-        .returning(command.c.id, command.c.cancel_requested)
-    )
-
-
-def _change_step(dialect: str) -> sa.UpdateBase:
-    found: list[sa.ColumnClause[Any]] = [
-        sa.column("of_operation", sa.String),
-        sa.column("of_state", sa.String),
-    ]
-    rows = given(dialect, [*found, *(step.c[name] for name in _RESULTS)])
-    return (
-        step.update()
-        .where(step.c.operation_id == rows.c.of_operation, step.c.state == rows.c.of_state)
-        .values({name: rows.c[name] for name in _RESULTS})
-        .returning(step.c.operation_id)
-    )
-
-
-_CHANGE = for_both(_change)
-_CHANGE_STEP = for_both(_change_step)
 _CLAIM = for_both(  # the epochs that stand there have just been guarded
     lambda dialect: (
         command.update()
@@ -110,19 +36,6 @@ _CLAIM = for_both(  # the epochs that stand there have just been guarded
         .returning(command)
     )
 )
-_INSERT_STEP = for_both(
-    lambda dialect: step.insert().from_select(_STEP, sa.select(*given(dialect, step.columns).c))
-)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
-    """A command's row as its owner found it, and as it is to be. `orphan`: whatever became of its root;
-    only to say that it cannot go on."""
-
-    found: CommandRecord
-    record: CommandRecord
-    orphan: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -276,24 +189,6 @@ async def insert_key(
     )
 
 
-async def change(connection: AsyncConnection, changes: Sequence[Change]) -> dict[str, bool]:
-    """The row guard: writes those that are still as they were found, in one statement. Their ids, and of
-    each whether somebody wants it cancelled; who is missing is fenced."""
-    rows = []
-    for each in changes:
-        found, record = each.found, each.record
-        row = {name: getattr(record, name) for name in _OWNERS}
-        for name in ("quarantine_until", "started_at", "ended_at"):
-            row[name] = moment(row[name])
-        row |= {"of_id": found.id, "of_epoch": found.epoch, "of_token": found.lock_token}
-        row["of_root"] = None if each.orphan or found.root_id == found.id else found.root_id
-        rows.append(row)
-    if not rows:
-        return {}
-    written = await connection.execute(_CHANGE[connection.dialect.name], {"rows": rows})
-    return {row.id: row.cancel_requested for row in written}
-
-
 async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
     """Its locks are about to be released by force: no guarded write of it, or of its children, holds any
     more. Its shard, if there is such a command and it has not ended."""
@@ -305,91 +200,6 @@ async def strip(connection: AsyncConnection, command_id: str) -> ShardId | None:
     )
     row = stripped.one_or_none()
     return ShardId(row.shard) if row is not None else None
-
-
-async def insert_steps(connection: AsyncConnection, records: Sequence[StepRecord]) -> None:
-    if records:
-        rows = [
-            {name: getattr(record, name) for name in _STEP}
-            | {"intended_at": moment(record.intended_at), "ended_at": moment(record.ended_at)}
-            for record in records
-        ]
-        await connection.execute(_INSERT_STEP[connection.dialect.name], {"rows": rows})
-
-
-async def change_steps(
-    connection: AsyncConnection, changes: Sequence[tuple[StepRecord, StepRecord]]
-) -> set[str]:
-    """Of these steps, each as it was found and as it is to be, write those that are in the state in which
-    they were found; their operations."""
-    rows = [
-        {
-            "of_operation": found.operation_id,
-            "of_state": found.state,
-            "state": record.state,
-            "verdict": record.verdict,
-            "result": record.result,
-            "error": record.error,
-            "ended_at": moment(record.ended_at),
-        }
-        for found, record in changes
-    ]
-    if not rows:
-        return set()
-    written = await connection.execute(_CHANGE_STEP[connection.dialect.name], {"rows": rows})
-    return {row.operation_id for row in written}
-
-
-async def lock_keys(connection: AsyncConnection, ids: Collection[str]) -> list[Mapping[str, list[str]]]:
-    """What these commands hold."""
-    rows = await connection.execute(sa.select(command.c.locks).where(command.c.id.in_(list(ids))))
-    return [row.locks for row in rows]
-
-
-async def wake_parent(connection: AsyncConnection, record: CommandRecord) -> ShardId | None:
-    """After a child's end: the shard of its parent, if that now has nothing more to wait for."""
-    # Locked before the count: two last children that end at once must not both see the other open.
-    parent = (
-        await connection.execute(
-            sa.select(command.c.shard, command.c.state)
-            .where(command.c.id == record.parent_id)
-            .with_for_update()
-        )
-    ).one_or_none()
-    if parent is None:
-        return None
-    still_open = await connection.execute(
-        sa.select(command.c.id)
-        .where(
-            command.c.parent_operation == record.parent_operation,
-            command.c.parent_id == record.parent_id,
-            command.c.ended_at.is_(None),
-        )
-        .limit(1)
-    )
-    if still_open.first() is not None:
-        return None
-    await connection.execute(
-        command.update()
-        .where(command.c.id == record.parent_id, command.c.state == CommandState.WAITING)
-        .values(epoch=None)
-    )
-    return ShardId(parent.shard)
-
-
-async def cancel_children(connection: AsyncConnection, operation_id: str) -> list[ShardId]:
-    """Ask for it; the shards of those that were still open."""
-    rows = await connection.execute(
-        command.update()
-        .where(
-            command.c.parent_operation == operation_id,
-            command.c.ended_at.is_(None),
-            ~command.c.cancel_requested,
-        )
-        .values(cancel_requested=True)
-        .returning(command.c.shard)
-    )
-    return [ShardId(row.shard) for row in rows]
 
 
 def _one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
@@ -445,16 +255,6 @@ async def _with_steps(connection: AsyncConnection, records: Sequence[CommandReco
 
 def _is_open(record: StepRecord) -> bool:
     return record.state is StepState.INTENDED
-
-
-async def set_progress(
-    connection: AsyncConnection, command_id: str, epoch: int, percent: int, message: str
-) -> None:
-    await connection.execute(
-        command.update()
-        .where(command.c.id == command_id, command.c.epoch == epoch, command.c.ended_at.is_(None))
-        .values(percent=percent, message=message)
-    )
 
 
 async def prune(connection: AsyncConnection, *, ended_before: datetime, limit: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from engine import arguments
 from engine.commands import store
+from engine.commands.guarded import store as guarded
 from engine.commands.planning import Intend
 from engine.commands.records import CommandRecord, CommandState, Goal, History, StepRecord, StepState, Verdict
 from engine.commands.services import Services
@@ -34,7 +35,7 @@ class Written(Together):
 
     history: History
     told: set[ShardId]
-    change: store.Change | None
+    change: guarded.Change | None
     inserted: Sequence[StepRecord]
     changed: Sequence[tuple[StepRecord, StepRecord]]
     events: Sequence[NewEvent]
@@ -42,15 +43,15 @@ class Written(Together):
     @classmethod
     async def write_all(cls, connection: store.Connection, group: Sequence[Self]) -> None:
         changes = {each.change.found.id: each for each in group if each.change is not None}
-        cancelled = await store.change(connection, [e.change for e in group if e.change is not None])
+        cancelled = await guarded.change(connection, [e.change for e in group if e.change is not None])
         for id, each in changes.items():
             if id not in cancelled:
                 each.refusal = Fenced(f"command {id} is no longer ours, or its locks are gone")
             elif cancelled[id] != each.history.command.cancel_requested:
                 command = dataclasses.replace(each.history.command, cancel_requested=cancelled[id])
                 each.history = dataclasses.replace(each.history, command=command)
-        await store.insert_steps(connection, [record for each in group for record in each.inserted])
-        found = await store.change_steps(connection, [pair for each in group for pair in each.changed])
+        await guarded.insert_steps(connection, [record for each in group for record in each.inserted])
+        found = await guarded.change_steps(connection, [pair for each in group for pair in each.changed])
         for each in group:
             for before, record in each.changed:
                 if before.operation_id not in found:
@@ -68,7 +69,7 @@ class Written(Together):
             if each.history.command.ended and each.history.command.parent_id is not None
         }
         for each in ended.values():
-            shard = await store.wake_parent(connection, each.history.command)
+            shard = await guarded.wake_parent(connection, each.history.command)
             if shard is not None:
                 each.told.add(shard)
 
@@ -103,7 +104,7 @@ class Transaction:
         return Written(
             history=self.history,
             told=self.rows.told,
-            change=store.Change(self._found.command, self.history.command, self._orphan),
+            change=guarded.Change(self._found.command, self.history.command, self._orphan),
             inserted=[s for s in steps if s.operation_id not in before],
             changed=[(found, step) for found, step in changed if found is not step],
             events=self.rows.take_events(),
@@ -217,7 +218,7 @@ class Transaction:
         await self._tell_of(f"command_{state}", f"{state}: {ended.error}" if ended.error else f"{state}")
 
     async def cancel_children(self, record: StepRecord) -> None:
-        self.rows.told.update(await store.cancel_children(self._connection, record.operation_id))
+        self.rows.told.update(await guarded.cancel_children(self._connection, record.operation_id))
 
     async def _tell_of(self, kind: str, what: str) -> None:
         command = self.history.command
@@ -228,7 +229,7 @@ class Transaction:
 
     async def _insert_children(self, parent_step: StepRecord, children: Sequence[Child]) -> None:
         parent = self.history.command
-        held = await store.lock_keys(self._connection, {parent.id, parent.root_id})
+        held = await guarded.lock_keys(self._connection, {parent.id, parent.root_id})
         records = [self._child(parent, parent_step, child, held) for child in children]
         await store.insert(self._connection, records)
         self.rows.told.update(record.shard for record in records)
