@@ -1,6 +1,6 @@
 """How soon the commands of a dead engine are in other hands: real processes on PostgreSQL, or SQLite.
 
-    engine      SIGKILL of an engine that runs about --commands of them; its supervisor closes its session
+    engine      SIGKILL of an engine that runs --commands of them; its supervisor closes its session
     supervisor  SIGKILL of an engine and its supervisor; ZooKeeper's session timeout decides
 
 From the kill until the last of its commands has been claimed by another engine. All of them are runs
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ import sqlalchemy as sa
 from engine.clock import boottime
 from engine.db.database import Database
 from engine.db.local_postgres import LocalPostgres
-from engine.db.tables import command
+from engine.db.tables import command, step
 from engine.local_cluster.cluster import LocalCluster
 from engine.local_cluster.layout import Layout
 from engine.local_cluster.state import StateDirectory
@@ -37,7 +38,8 @@ from plugins.simulator.log import read_requests
 
 LOOK_SECONDS = 0.01
 END_SECONDS = 180.0
-SLOW_MS = 1500
+SLOW_MS = 8000
+"""How long a host takes for each create: time enough to start all of them before the first ends."""
 
 
 def say(name: str, value: float, unit: str, note: str = "") -> None:
@@ -54,10 +56,10 @@ class Trial:
 
     async def run(self, commands: int, *, with_supervisor: bool) -> tuple[int, float]:
         """How many commands the victim had, and seconds until the last one had another engine."""
-        await self._submit(commands * self.cluster.layout.engines)
-        while (victim := await self._busiest())[1] < commands * 0.8:  # noqa: ASYNC110
+        engine = "engine-1"
+        await self._submit(commands, engine)
+        while await self._running_on(engine) < commands:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
-        engine = victim[0]
         members = (await self.http.get("/v1/members")).json()["members"]
         pid = next(member["pid"] for member in members if member["engine"] == engine)
         child = self.cluster.engines[engine]
@@ -74,7 +76,10 @@ class Trial:
         await self._all_end()
         return len(mine), taken
 
-    async def _submit(self, number: int) -> None:
+    async def _submit(self, number: int, engine: str) -> None:
+        """Runs of as many VMs, on the hosts of this engine."""
+        page = (await self.http.get("/v1/hosts?limit=1000")).json()
+        mine = [host["name"] for host in page["hosts"] if host["owner"] == engine]
         limit = asyncio.Semaphore(16)
 
         async def one(name: str) -> None:
@@ -82,29 +87,31 @@ class Trial:
                 vm = {"name": name, "memory_bytes": 2**26}
                 (await self.http.post("/v1/vms", json=vm)).raise_for_status()
 
-        async def start(name: str) -> None:
+        async def start(name: str, host: str) -> None:
             async with limit:
-                (await self.http.post(f"/v1/vms/{name}/run", json={})).raise_for_status()
+                (await self.http.post(f"/v1/vms/{name}/run", json={"host": host})).raise_for_status()
 
         names = [f"vm-{each}" for each in range(number)]
         await asyncio.gather(*map(one, names))
         async with open_simulator(self.cluster.directory.simulator / "control") as simulator:
             await simulator.slow(None, milliseconds=SLOW_MS)
-        self._starting = asyncio.gather(*map(start, names))
+        await asyncio.gather(*map(start, names, itertools.cycle(mine)))
 
     async def _open(self) -> list[Any]:
         query = sa.select(command.c.id, command.c.engine, command.c.epoch)
         async with self.database.reading() as connection:
             return list(await connection.execute(query.where(command.c.ended_at.is_(None))))
 
-    async def _busiest(self) -> tuple[str, int]:
-        running = Counter(row.engine for row in await self._open() if row.engine)
-        return running.most_common(1)[0] if running else ("", 0)
+    async def _running_on(self, engine: str) -> int:
+        """How many it has claimed that have a create under way."""
+        query = sa.select(sa.func.count()).select_from(command.join(step, step.c.command_id == command.c.id))
+        query = query.where(command.c.engine == engine, step.c.name == "create", step.c.state == "intended")
+        async with self.database.reading() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def _all_end(self) -> None:
         async with open_simulator(self.cluster.directory.simulator / "control") as simulator:
             await simulator.clear(None)
-        await self._starting
         async with asyncio.timeout(END_SECONDS):
             while await self._open():  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
@@ -155,7 +162,7 @@ async def run(arguments: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default="engine,supervisor", help="comma list of parts")
-    parser.add_argument("--commands", type=int, default=200, help="that the victim runs, about")
+    parser.add_argument("--commands", type=int, default=200, help="that the victim runs")
     parser.add_argument("--hosts", type=int, default=24)
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
     asyncio.run(run(parser.parse_args()))
