@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.errors import EngineError
 from engine.local_cluster.demo import run_demo
 from engine.local_cluster.host_crash import HostCrash
 from engine.local_cluster.judgement import VmVerdict
+from engine.local_cluster.layout import Layout
 from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
 from engine.local_cluster.timings import demo_layout
@@ -48,45 +50,64 @@ class Demo(Command):
             "--hosts", type=int, default=24, metavar="N", help="simulated hosts (default: 24)"
         )
         parser.add_argument("--tls", action="store_true", help="mutual TLS between engines and hosts")
+        parser.add_argument(
+            "--patience",
+            type=_patience,
+            default=1.0,
+            metavar="TIMES",
+            help="stretch all limits of time so many times, on a machine that is busy (default: 1)",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         console = Console(stderr=parsed_args.json, highlight=False, soft_wrap=True)
         layout = demo_layout(hosts=parsed_args.hosts, tls=parsed_args.tls)
         results: list[Result | HostCrash] = []
-        verdict: VmVerdict | None = None
-
-        def say(result: Result | HostCrash) -> None:
-            results.append(result)
-            for line in result.lines():
+        with _directory(parsed_args.state_dir) as (directory, keep):
+            verdict, wrong = _judged(layout, directory, parsed_args.patience, console, results)
+            for line in verdict.lines() if verdict else ():
                 console.print(line)
-
-        async def demo(directory: StateDirectory) -> None:
-            nonlocal verdict
-            async with asyncio.timeout(LIMIT_SECONDS):
-                verdict = await run_demo(layout, directory, progress=console.print, say=say)
-
-        wrong = "it was interrupted"
-        with _directory(parsed_args.state_dir) as directory:
-            try:
-                finished = asyncio.run(until_signalled(demo(directory)))
-            except TimeoutError as late:
-                finished = False
-                wrong = str(late) or f"it was not over after {LIMIT_SECONDS:.0f} s"
-            except ExceptionGroup as group:
-                error = _first(group)
-                if not isinstance(error, EngineError | httpx.HTTPError):
-                    raise
-                finished = False
-                wrong = str(error) or repr(error)
-        for line in verdict.lines() if verdict else ():
-            console.print(line)
-        if finished:
-            wrong = wrong_in(results, verdict)
+            if wrong:
+                keep()
+                console.print(f"Logs and state are kept in {directory.root}.")
         if parsed_args.json:
             self.app.stdout.write(json.dumps(_document(results, verdict, wrong), indent=2) + "\n")
         console.print(f"FAILED: {wrong}." if wrong else "All invariants held: zero doubles, zero lost.")
         return 1 if wrong else 0
+
+
+def _judged(
+    layout: Layout,
+    directory: StateDirectory,
+    patience: float,
+    console: Console,
+    results: list[Result | HostCrash],
+) -> tuple[VmVerdict | None, str]:
+    """Run it; what became of the VMs, and what was wrong ("" when nothing was)."""
+    verdict: VmVerdict | None = None
+    limit_seconds = LIMIT_SECONDS * patience
+
+    def say(result: Result | HostCrash) -> None:
+        results.append(result)
+        for line in result.lines():
+            console.print(line)
+
+    async def demo() -> None:
+        nonlocal verdict
+        async with asyncio.timeout(limit_seconds):
+            verdict = await run_demo(layout, directory, patience=patience, progress=console.print, say=say)
+
+    try:
+        if not asyncio.run(until_signalled(demo())):
+            return verdict, "it was interrupted"
+    except TimeoutError as late:
+        return verdict, str(late) or f"it was not over after {limit_seconds:.0f} s"
+    except ExceptionGroup as group:
+        error = _first(group)
+        if not isinstance(error, EngineError | httpx.HTTPError):
+            raise
+        return verdict, str(error) or repr(error)
+    return verdict, wrong_in(results, verdict)
 
 
 def wrong_in(results: Sequence[Result | HostCrash], verdict: VmVerdict | None) -> str:
@@ -113,10 +134,24 @@ def _document(results: Sequence[Result | HostCrash], verdict: VmVerdict | None, 
     }
 
 
+def _patience(text: str) -> float:
+    times = float(text)
+    if not 1 <= times <= 100:
+        raise argparse.ArgumentTypeError("must be from 1 to 100")
+    return times
+
+
 @contextlib.contextmanager
-def _directory(option: str | None) -> Iterator[StateDirectory]:
+def _directory(option: str | None) -> Iterator[tuple[StateDirectory, Callable[[], None]]]:
+    """The directory that was named; or a temporary one, which is removed unless the second is called."""
     if option:
-        yield StateDirectory(Path(option).expanduser())
+        yield StateDirectory(Path(option).expanduser()), lambda: None
         return
-    with tempfile.TemporaryDirectory(prefix="engine-demo-") as path:
-        yield StateDirectory(Path(path))
+    with contextlib.ExitStack() as stack:
+        root = Path(tempfile.mkdtemp(prefix="engine-demo-"))
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+
+        def keep() -> None:
+            stack.pop_all()
+
+        yield StateDirectory(root), keep

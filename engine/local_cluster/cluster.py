@@ -131,7 +131,8 @@ class LocalCluster:
 
     async def _write_hosts(self) -> None:
         async with Database(self.database_url) as database:
-            await write_fleet(database, self.host_ports, shards=self.layout.shards)
+            secrets = Secrets.from_file(self.directory.secrets_key)
+            await write_fleet(database, self.host_ports, shards=self.layout.shards, secrets=secrets)
 
     async def start_engine(self, name: str) -> Child:
         """Start an engine under its supervisor; returns before it has joined."""

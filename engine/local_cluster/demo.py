@@ -19,8 +19,8 @@ import httpx
 from engine.clock import boottime
 from engine.coordination.session import SessionSettings
 from engine.errors import Conflict, EngineError
-from engine.local_cluster.cluster import LocalCluster
-from engine.local_cluster.host_crash import HostCrash, crash_host, give_power_management
+from engine.local_cluster.cluster import READY_SECONDS, LocalCluster
+from engine.local_cluster.host_crash import HostCrash, crash_host
 from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.layout import TICK_SECONDS, Layout
 from engine.local_cluster.observer import Observer, Seen
@@ -43,10 +43,15 @@ async def run_demo(
     layout: Layout,
     directory: StateDirectory,
     *,
+    patience: float = 1.0,
     progress: Callable[[str], None],
     say: Callable[[Result | HostCrash], None],
 ) -> VmVerdict:
-    """Start the cluster, go through all steps, judge the VMs, stop it. Raises `Conflict`."""
+    """Start the cluster, go through all steps, judge the VMs, stop it. Raises `Conflict`.
+
+    `patience`: all limits of time are so many times what they are on a machine that has nothing else
+    to do. Doubles and losses have no limit.
+    """
     if directory.database.exists():
         raise Conflict(
             f"there is a cluster in {directory.root} already, whose VMs the demo would meet: name another"
@@ -57,7 +62,7 @@ async def run_demo(
         layout, directory, progress=lambda what: progress(f"starting {what} ...")
     ) as cluster:
         begun = time.monotonic()
-        await cluster.ready()
+        await cluster.ready(seconds=READY_SECONDS * patience)
         progress(
             f"{layout.hosts} hosts up on {layout.engines} engines after {time.monotonic() - begun:.1f} s"
         )
@@ -66,22 +71,27 @@ async def run_demo(
             hosts=cluster.zookeeper.hosts, cluster=layout.cluster, tick_seconds=TICK_SECONDS
         )
         witness = Witness(
-            directory.simulator / "log", period_seconds=PERIOD_SECONDS, tick_seconds=TICK_OF_POLLS_SECONDS
+            directory.simulator / "log",
+            period_seconds=PERIOD_SECONDS,
+            tick_seconds=TICK_OF_POLLS_SECONDS,
+            patience=patience,
         )
         async with (
             Observer.watching(settings) as observer,
             open_simulator(directory.simulator / "control") as simulator,
             httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0) as client,
         ):
-            await observer.settled(set(cluster.engines), layout.shards, seconds=SETTLE_SECONDS)
-            await give_power_management(client)
-            workload = Workload(client, [f"demo-{number:02}" for number in range(1, VMS + 1)])
+            settle_seconds = SETTLE_SECONDS * patience
+            await observer.settled(set(cluster.engines), layout.shards, seconds=settle_seconds)
+            workload = Workload(
+                client, [f"demo-{number:02}" for number in range(1, VMS + 1)], patience=patience
+            )
             await workload.start()
-            demo = Demo(cluster, observer, witness, simulator, workload, say=say)
+            demo = Demo(cluster, observer, witness, simulator, workload, patience=patience, say=say)
             async with workload.working():
                 await demo.run()
-                await workload.busy(BUSY, seconds=SETTLE_SECONDS)
-                crash = await crash_host(client, simulator, under_way=workload.under_way)
+                await workload.busy(BUSY, seconds=settle_seconds)
+                crash = await crash_host(client, simulator, workload.under_way, patience=patience)
                 crash.failures += await witness.judge_crash(crash, client)
                 say(crash)
                 progress("waiting until every command has ended ...")
@@ -99,6 +109,7 @@ class Demo:
         simulator: Simulator,
         workload: Workload,
         *,
+        patience: float,
         say: Callable[[Result], None],
     ) -> None:
         self.cluster = cluster
@@ -106,6 +117,8 @@ class Demo:
         self.witness = witness
         self.simulator = simulator
         self.workload = workload
+        self.patience = patience
+        self.settle_seconds = SETTLE_SECONDS * patience
         self.say = say
         self.results: list[Result] = []
         self.shard_of_host: dict[int, int] = {}
@@ -149,7 +162,7 @@ class Demo:
             supervisor.send(signal.SIGSTOP)
             self._signal_engine(engine, signal.SIGSTOP)
             others = set(self.cluster.engines) - {engine}
-            await self.observer.settled(others, self.cluster.layout.shards, seconds=SETTLE_SECONDS)
+            await self.observer.settled(others, self.cluster.layout.shards, seconds=self.settle_seconds)
             self._signal_engine(engine, signal.SIGCONT)
             supervisor.send(signal.SIGCONT)
             await self._replaced(engine)
@@ -191,12 +204,12 @@ class Demo:
         `limit`: the longest that a host may be unowned, in seconds: counted from the act where it
         ends the owner (`dies`), else from the moment at which the owner let go.
         """
-        result = Result(name, engine, limit=limit)
+        result = Result(name, engine, limit=limit * self.patience)
         before = self.observer.owners()
         self._members = self.observer.members()
         await self._lose_answers()
         try:
-            await self.workload.busy(BUSY, seconds=SETTLE_SECONDS)
+            await self.workload.busy(BUSY, seconds=self.settle_seconds)
         except EngineError as error:
             result.failures.append(str(error))
         result.under_way = self.workload.under_way
@@ -204,7 +217,7 @@ class Demo:
         try:
             await act(engine)
             expected = set(self.cluster.engines)
-            await self.observer.settled(expected, self.cluster.layout.shards, seconds=SETTLE_SECONDS)
+            await self.observer.settled(expected, self.cluster.layout.shards, seconds=self.settle_seconds)
         except (TimeoutError, EngineError, ProcessLookupError) as error:
             result.failures.append(str(error))
         result.took = time.time() - begun
@@ -245,7 +258,7 @@ class Demo:
         await self.simulator.drop_replies(ports, count=1, verbs=("VM.create", "VM.migrate"))
 
     async def _replaced(self, engine: str) -> None:
-        await self.observer.replaced(engine, self._members[engine], seconds=SETTLE_SECONDS)
+        await self.observer.replaced(engine, self._members[engine], seconds=self.settle_seconds)
 
     def _signal_engine(self, engine: str, number: int) -> None:
         """Signal the engine process itself, the child of its supervisor."""

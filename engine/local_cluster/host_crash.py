@@ -40,6 +40,7 @@ class HostCrash:
     fenced_after: float = 0.0
     running_after: float = 0.0
     under_way: int = 0
+    limit: float = LIMIT_SECONDS
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -59,7 +60,7 @@ class HostCrash:
             f"{ok} {self.step} (port {self.port}), {len(self.vms)} VMs on it; {self.under_way} commands were"
             " under way",
             f"     fenced after {self.fenced_after:.1f} s, all of its VMs up again after"
-            f" {self.running_after:.1f} s, limit {LIMIT_SECONDS:.0f} s",
+            f" {self.running_after:.1f} s, limit {self.limit:.0f} s",
             *(f"     {failure}" for failure in self.failures),
         ]
 
@@ -68,15 +69,9 @@ class HostCrash:
         return {**asdict(self), "step": self.step, "ok": not self.failures}
 
 
-async def give_power_management(client: httpx.AsyncClient) -> None:
-    """Let the power of every simulated host be reached: the fleet's fence agents are named by ports."""
-    for host in await listed(client, "hosts"):
-        agent = {"kind": "ipmilan", "address": "127.0.0.1", "username": "demo", "password": "demo"}
-        power = {"power_management": {**agent, "port": host["port"]}}
-        (await client.patch(f"/v1/hosts/{host['id']}", json=power)).raise_for_status()
-
-
-async def crash_host(client: httpx.AsyncClient, simulator: Simulator, *, under_way: int) -> HostCrash:
+async def crash_host(
+    client: httpx.AsyncClient, simulator: Simulator, under_way: int, *, patience: float = 1.0
+) -> HostCrash:
     """Crash the host with the most VMs and wait until all of them run again."""
     running = {port: len(vms) for port, vms in (await simulator.vms()).items()}
     port = max(running, key=running.__getitem__)
@@ -85,11 +80,12 @@ async def crash_host(client: httpx.AsyncClient, simulator: Simulator, *, under_w
     # Looked at directly before: what is up now cannot have moved away by then.
     last = (await simulator.vms([port]))[port]
     crash = HostCrash(host["name"], host["id"], port, at=boottime(), under_way=under_way)
+    crash.limit *= patience
     await simulator.crash([port])
     crash.vms = {vm: names.get(vm, vm) for vm, status in last.items() if status == "Up"}
     begun = time.monotonic()
     try:
-        async with asyncio.timeout(LIMIT_SECONDS):
+        async with asyncio.timeout(crash.limit):
             await _settled(client, crash, begun)
     except TimeoutError:
         crash.failures.append(await _what_is_missing(client, crash))
@@ -127,7 +123,7 @@ async def _what_is_missing(client: httpx.AsyncClient, crash: HostCrash) -> str:
     why = f" ({reasons['events'][0]['message']})" if reasons.get("events") else ""
     waiting = ", ".join(await _waiting(client, crash)) or "none"
     return (
-        f"{crash.host} is {status} after {LIMIT_SECONDS:.0f} s{why}; of its VMs these do not run again:"
+        f"{crash.host} is {status} after {crash.limit:.0f} s{why}; of its VMs these do not run again:"
         f" {waiting}"
     )
 

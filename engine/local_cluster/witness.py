@@ -34,10 +34,13 @@ class Verdict:
 class Witness:
     """The log of one fleet; `period_seconds` and `tick_seconds` are those of its polls."""
 
-    def __init__(self, log: Path, *, period_seconds: float, tick_seconds: float) -> None:
+    def __init__(
+        self, log: Path, *, period_seconds: float, tick_seconds: float, patience: float = 1.0
+    ) -> None:
         self._log = log
         self._period_seconds = period_seconds
         self._tick_seconds = tick_seconds
+        self._patience = patience
 
     async def judge(self, stayed: Sequence[int], *, since: float) -> Verdict:
         """What happened from `since` (CLOCK_BOOTTIME) to now; `stayed` are the ports that did not move.
@@ -54,7 +57,7 @@ class Witness:
             log,
             stayed,
             period_seconds=self._period_seconds,
-            tick_seconds=self._tick_seconds,
+            tick_seconds=self._tick_seconds * self._patience,
             since=since,
             until=until + self._period_seconds + self._tick_seconds,
         )
@@ -72,7 +75,7 @@ class Witness:
     ) -> VmVerdict:
         """By the whole log, all commands, and where each VM is now; the database gets `AGREE_SECONDS`
         to learn the last."""
-        deadline = time.monotonic() + AGREE_SECONDS
+        deadline = time.monotonic() + AGREE_SECONDS * self._patience
         while True:
             rows, truth = await workload.rows(), await simulator.vms()
             if not astray(rows, truth) or time.monotonic() > deadline:

@@ -31,8 +31,9 @@ _WAIT = "5s"
 class Workload:
     """The VMs and all commands about them. `start` adds the VMs; `working` runs and moves them."""
 
-    def __init__(self, client: httpx.AsyncClient, names: list[str]) -> None:
+    def __init__(self, client: httpx.AsyncClient, names: list[str], *, patience: float = 1.0) -> None:
         self.names = names
+        self._end_seconds = END_SECONDS * patience
         self.refused: Counter[str] = Counter()
         self._client = client
         self._accepted: dict[str, tuple[str, str]] = {}
@@ -79,7 +80,7 @@ class Workload:
                     person.cancel()
                 raise
             self._stopping.set()
-            _done, late = await asyncio.wait(people, timeout=END_SECONDS)
+            _done, late = await asyncio.wait(people, timeout=self._end_seconds)
             for person in late:
                 person.cancel()
 

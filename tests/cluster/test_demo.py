@@ -10,12 +10,12 @@ from tests.cluster.conftest import Workplace
 
 EXIT_CONFLICT = 5
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(660)
 
 
 def test_the_demo_holds_its_invariants(workplace: Workplace) -> None:
-    demo = workplace.start("demo", "--state-dir", str(workplace.state), "--json")
-    status = demo.wait(seconds=240)
+    demo = workplace.start("demo", "--state-dir", str(workplace.state), "--json", "--patience", "10")
+    status = demo.wait(seconds=600)
     assert status == 0, demo.output
     document = json.loads(demo.output[demo.output.index("{\n") : demo.output.rindex("}") + 1])
     assert document["ok"] is True
