@@ -101,12 +101,14 @@ async def test_a_stream_that_is_resumed_at_another_process_misses_and_doubles_no
 
 @only_postgresql
 async def test_what_commits_late_although_it_was_numbered_early_comes_too(database: Database) -> None:
-    async with feeding(database) as feed:
+    settings = FeedSettings(look_seconds=0.01, keep_alive_seconds=0.2)
+    async with feeding(database, settings) as feed:
         stream = Stream(feed)
         await stream.turn()
         async with database.writing() as slow:
             await record(slow, "k", "numbered first")
             await write(database, "committed first")
+            await stream.turn()
         assert sorted(await stream.until(2)) == ["committed first", "numbered first"]
 
 
@@ -115,12 +117,12 @@ async def test_a_stream_that_falls_behind_what_is_kept_reads_the_rest_from_the_d
 ) -> None:
     settings = FeedSettings(look_seconds=0.01, keep_alive_seconds=LONG_SECONDS, kept=3)
     async with feeding(database, settings) as feed:
-        slow, quick = Stream(feed), Stream(feed)
-        await slow.turn()
-        await quick.turn()
+        slow, quick = Stream(feed, BEGINNING), Stream(feed, BEGINNING)
         for number in range(30):
             await write(database, str(number))
             await quick.until(number + 1)
+            if number < 2:  # from here on the follower has been at work
+                await slow.until(number + 1)
         assert await slow.until(30) == [str(number) for number in range(30)]
 
 
