@@ -52,7 +52,7 @@ class HeldLeadership:
         self._reason = ""
         self._thread = threading.get_ident()
         self._wanted_back = ""
-        self._in_beats = 0
+        self._beats: dict[object, float] = {}
         self._news = asyncio.Event()
         self.hurried = 0
         """How often somebody has asked for a beat at once."""
@@ -122,8 +122,12 @@ class HeldLeadership:
             self._news = asyncio.Event()
 
     def _give_back(self) -> None:
-        if self._wanted_back and not self._in_beats:
+        if self._wanted_back and not self._beats:
             self.end(self._wanted_back)
+
+    def longest_beat_seconds(self) -> float:
+        """How long the oldest beat that is under way has lasted; 0 between two beats."""
+        return self._clock() - min(self._beats.values()) if self._beats else 0.0
 
     # --- beats --------------------------------------------------------------------------------------
 
@@ -141,11 +145,12 @@ class HeldLeadership:
         while True:
             await self._permitted()
             heard = self.hurried
-            self._in_beats += 1
+            this = object()
+            self._beats[this] = self._clock()
             try:
                 yield beat
             finally:
-                self._in_beats -= 1
+                del self._beats[this]
                 self._give_back()
             beat = max(beat + 1, math.ceil((self._clock() - start) / seconds))
             if await self._until_due(start + beat * seconds, heard):

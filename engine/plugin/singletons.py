@@ -114,6 +114,8 @@ class Singleton(ABC):
     scope: ClassVar[Scope] = Scope.CLUSTER
     options: ClassVar[Sequence[Any]] = ()
     """oslo.config options, registered under `[singleton_<name>]`."""
+    beat_seconds: ClassVar[float | None] = None
+    """A beat of `every` that takes longer hangs, which is a fault. None: as `[singletons]` says; 0: never."""
 
     def __init__(self, context: PluginContext) -> None:
         self.context = context

@@ -46,10 +46,12 @@ Terms = Callable[[], AbstractAsyncContextManager[HeldLeadership]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DutySettings:
-    """After `yield_after` failures in a row here other engines are to lead for `yield_seconds`."""
+    """After `yield_after` failures in a row here other engines are to lead for `yield_seconds`. A beat
+    longer than `beat_seconds` hangs (0: none does)."""
 
     back_off: BackOff
     stop_seconds: float = 3.0
+    beat_seconds: float = 0.0
     yield_after: int = 3
     yield_seconds: float = 300.0
 
@@ -125,7 +127,9 @@ class Duty:
         work = asyncio.create_task(self._contained(term), name=name, context=brood.context())
         ended = asyncio.create_task(term.ended.wait(), name=f"{name} term")
         try:
-            await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+            while not await _any_of(work, ended, timeout_seconds=self._beat_left_seconds(term)):
+                if self._beat_left_seconds(term) == 0:
+                    return Fault(f"a beat took longer than {self._beat_seconds:g} s", "".join(_where(work)))
             if work.done() and not term.ended.is_set():
                 return Fault("it cancelled itself") if work.cancelled() else work.result()
             LOG.info("singleton %s: the term is over: %s", self.plugin.name, term.reason)
@@ -135,6 +139,16 @@ class Duty:
             await self._stop(work)
             self._end_tasks(brood)
         return None
+
+    @property
+    def _beat_seconds(self) -> float:
+        own = self.plugin.factory.beat_seconds
+        return self._settings.beat_seconds if own is None else own
+
+    def _beat_left_seconds(self, term: HeldLeadership) -> float | None:
+        """How long the present beat, or one that may begin, has left; None: any time."""
+        limit = self._beat_seconds
+        return max(0.0, limit - term.longest_beat_seconds()) if limit else None
 
     async def _contained(self, term: HeldLeadership) -> Fault:
         """Run the plugin and tell how it ended. A SystemExit that left a task would end the loop."""
@@ -156,12 +170,12 @@ class Duty:
         done, _ = await asyncio.wait({work}, timeout=self._settings.stop_seconds)
         if not done:
             self._abandoned = work
-            LOG.error(
-                "singleton %s: abandoned, it ignored its cancellation for %g s; it waits at\n%s",
-                self.plugin.name,
-                self._settings.stop_seconds,
-                "".join(_where(work)),
+            fault = f"it ignored its cancellation for {self._settings.stop_seconds:g} s"
+            where = "".join(_where(work))
+            self.status = replace(
+                self.status, failed_at=self._context.now(), fault=fault, details=f"It waits at\n{where}"
             )
+            LOG.error("singleton %s: abandoned, %s; it waits at\n%s", self.plugin.name, fault, where)
         elif not work.cancelled() and work.result().details:
             LOG.warning("singleton %s: raised when cancelled\n%s", self.plugin.name, work.result().details)
 
@@ -228,6 +242,12 @@ class Duty:
     def _note(self, state: DutyState, *, token: int | None = None) -> None:
         self.status = replace(self.status, state=state, since=self._context.now(), token=token)
         self._told()
+
+
+async def _any_of(*tasks: asyncio.Task[Any], timeout_seconds: float | None) -> bool:
+    """Whether any was done within the time."""
+    done, _ = await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
 
 
 def _where(task: asyncio.Task[Any]) -> list[str]:

@@ -43,6 +43,15 @@ OPTS = [
         help="The longest rest after repeated failures, in seconds. A singleton that ran well for this long"
         " starts at `retry_seconds` again.",
     ),
+    cfg.FloatOpt(
+        "beat_seconds",
+        default=900.0,
+        min=0.0,
+        max=86400.0,
+        help="How long one beat of a singleton may take that sets no limit of its own, in seconds; 0: any"
+        " time. A beat that takes longer hangs, which is a fault as any other: `engine singletons show` tells"
+        " where it waited. The default is far above what the shipped ones need.",
+    ),
     cfg.IntOpt(
         "yield_after_failures",
         default=3,

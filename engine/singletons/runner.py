@@ -217,6 +217,7 @@ def settings_from(group: Mapping[str, Any]) -> DutySettings:
     return DutySettings(
         back_off=BackOff(first_seconds=group["retry_seconds"], longest_seconds=group["retry_max_seconds"]),
         stop_seconds=group["stop_seconds"],
+        beat_seconds=group["beat_seconds"],
         yield_after=group["yield_after_failures"],
         yield_seconds=group["yield_seconds"],
     )

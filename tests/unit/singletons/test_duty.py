@@ -438,3 +438,51 @@ async def test_one_who_rests_tries_again_when_it_is_stirred() -> None:
         await until(lambda: duty.status.state is DutyState.RESTING)
         duty.stir()
         await until(lambda: len(polls.terms) == 2)
+
+
+async def test_a_beat_that_hangs_is_a_fault_that_tells_where() -> None:
+    async def hangs(leadership: Leadership) -> None:
+        async for beat in leadership.every(0.001):
+            if beat:
+                await asyncio.Event().wait()
+
+    duty, polls = duty_of(hangs, first_seconds=60), Polls()
+    duty.plugin.factory.beat_seconds = 0.05
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RESTING)
+        assert duty.status.fault == "a beat took longer than 0.05 s"
+        assert "in hangs" in duty.status.details
+        assert polls.resigned == [1]
+
+
+async def test_waiting_long_between_two_beats_is_no_fault() -> None:
+    async def waits(leadership: Leadership) -> None:
+        async for _ in leadership.every(3600):
+            pass
+
+    duty, polls = duty_of(waits), Polls()
+    duty.plugin.factory.beat_seconds = 0.01
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RUNNING)
+        ended = asyncio.ensure_future(polls.terms[0].ended.wait())
+        done, _ = await asyncio.wait({ended}, timeout=0.2)
+        ended.cancel()
+        assert not done
+
+
+async def test_one_that_is_stuck_tells_where_it_waits() -> None:
+    release = asyncio.Event()
+
+    async def stubborn(_: Leadership) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    duty, polls = duty_of(stubborn, stop_seconds=0.02), Polls()
+    async with Running(duty, polls):
+        await until(lambda: duty.status.state is DutyState.RUNNING)
+        polls.terms[0].end("another engine leads")
+        await until(lambda: duty.status.state is DutyState.STUCK)
+        assert duty.status.fault == "it ignored its cancellation for 0.02 s"
+        assert "in stubborn" in duty.status.details
+        release.set()
