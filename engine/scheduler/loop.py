@@ -9,11 +9,9 @@ that owns all its tasks; a duty of its own that fails ends it.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -22,10 +20,12 @@ from typing import Self
 from engine.errors import AuthorityLost, Fenced, Unavailable
 from engine.plugin import EngineId, ShardId
 from engine.scheduler import planning
+from engine.scheduler.agenda import Agenda
 from engine.scheduler.clock import DatabaseClock
 from engine.scheduler.ledger import Ledger
-from engine.scheduler.records import Change, Due, Fire, Fired, FireKey, FireState, Schedule
+from engine.scheduler.records import Change, Due, Fire, Fired, FireState, Schedule
 from engine.scheduler.run import Bench, Run
+from engine.scheduler.runs import Runs
 from engine.scheduler.services import Commands, SchedulerSettings, ShardClaim, Tasks
 from engine.scheduler.store import FireStore
 from engine.scheduler.watch import CommandWatch
@@ -38,14 +38,6 @@ MOST_TAKEN = 100
 """Runs adopted in one transaction."""
 MOST_PRUNED = 5000
 _END_SECONDS = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A job in the heap; one that is not in the table of entries any more is passed over."""
-
-    job: Schedule
-    due: datetime
 
 
 class Scheduler:
@@ -80,11 +72,8 @@ class Scheduler:
             places=asyncio.Semaphore(self._settings.concurrent),
         )
         self._claims: dict[ShardId, ShardClaim] = {}
-        self._entries: dict[str, _Entry] = {}
-        self._heap: list[tuple[datetime, int, _Entry]] = []
-        self._order = itertools.count()
-        self._runs: dict[FireKey, tuple[Run, asyncio.Task[None]]] = {}
-        self._latest: dict[str, Run] = {}
+        self._agenda = Agenda()
+        self._runs = Runs()
         self._queued: dict[str, ShardId] = {}
         self._unread: set[ShardId] = set()
         self._wanted = asyncio.Event()
@@ -136,10 +125,9 @@ class Scheduler:
         async with self._turn:  # what is being fired now is begun here, or never was
             held = {shard for shard in numbers if self._claims.pop(shard, None) is not None}
             self._forget(numbers)
-        tasks = [task for run, task in self._runs.values() if run.claim.shard in held]
-        if tasks:
+        if tasks := self._runs.tasks_of(held):
             await asyncio.wait(tasks, timeout=self._settings.handover_seconds)
-        await _ended(self._cancel(numbers))
+        await _ended(self._runs.cancel(numbers))
 
     def abandon(self, shards: Sequence[ShardClaim]) -> None:
         """Stop at once."""
@@ -149,21 +137,13 @@ class Scheduler:
         for shard in shards:
             self._claims.pop(shard, None)
         self._forget(shards)
-        return self._cancel(shards)
+        return self._runs.cancel(shards)
 
     def _forget(self, shards: Collection[ShardId]) -> None:
         self._unread.difference_update(shards)
-        for id in [id for id, entry in self._entries.items() if entry.job.shard in shards]:
-            del self._entries[id]
+        self._agenda.forget(shards)
         for id in [id for id, shard in self._queued.items() if shard in shards]:
             del self._queued[id]
-
-    def _cancel(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
-        keys = [key for key, (run, _task) in self._runs.items() if run.claim.shard in shards]
-        tasks = [self._runs.pop(key)[1] for key in keys]
-        for task in tasks:
-            task.cancel()
-        return tasks
 
     # --- looking for work ---------------------------------------------------------------------------
 
@@ -196,8 +176,8 @@ class Scheduler:
 
     async def _until_wanted(self) -> None:
         seconds = self._settings.look_seconds
-        if self._heap:
-            seconds = min(seconds, self.clock.seconds_until(self._heap[0][0]))
+        if (due := self._agenda.next_due) is not None:
+            seconds = min(seconds, self.clock.seconds_until(due))
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -213,7 +193,7 @@ class Scheduler:
         try:
             if unread:
                 await self._read(unread)
-            while batch := self._pop_due():
+            while batch := self._agenda.pop_due(self.clock.now(), most=self._settings.batch):
                 await self._fire(batch)
             if unread:
                 await self._adopt_open(unread)
@@ -223,37 +203,11 @@ class Scheduler:
 
     async def _read(self, shards: Collection[ShardId]) -> None:
         until = self.clock.now() + timedelta(seconds=self._settings.window_seconds)
-        found = {job.id: job for job in await self._store.window(shards, until)}
-        for id in [id for id, e in self._entries.items() if e.job.shard in shards and id not in found]:
-            del self._entries[id]
-        for job in found.values():
-            known = self._entries.get(job.id)
-            if job.shard not in self._claims:
-                continue
-            if known is None or (known.job.version, known.job.next_fire_at) != (
-                job.version,
-                job.next_fire_at,
-            ):
-                self._push(job)
-
-    def _push(self, job: Schedule) -> None:
-        assert job.next_fire_at is not None
-        entry = _Entry(job, job.timing.due(job.next_fire_at))
-        self._entries[job.id] = entry
-        heapq.heappush(self._heap, (entry.due, next(self._order), entry))
+        found = await self._store.window(shards, until)
+        held = self._claims.keys() & shards
+        self._agenda.replace(held, [job for job in found if job.shard in held])
 
     # --- firing -------------------------------------------------------------------------------------
-
-    def _pop_due(self) -> list[Schedule]:
-        """Up to a batch of jobs that are due, out of the heap."""
-        now = self.clock.now()
-        batch: list[Schedule] = []
-        while self._heap and self._heap[0][0] <= now and len(batch) < self._settings.batch:
-            entry = heapq.heappop(self._heap)[2]
-            if self._entries.get(entry.job.id) is entry:
-                del self._entries[entry.job.id]
-                batch.append(entry.job)
-        return batch
 
     async def _fire(self, jobs: Sequence[Schedule]) -> None:
         try:
@@ -282,14 +236,12 @@ class Scheduler:
         self._go_on(batch, fired, claims)
 
     def _due(self, job: Schedule, claim: ShardClaim, now: datetime) -> Due:
-        # What has ended and is only not written yet (the database was away) lets nothing be skipped.
-        latest = self._latest.get(job.id)
         return planning.due(
             job,
             now,
             engine=self._engine,
             epoch=claim.epoch,
-            skips=latest is not None and not latest.over,
+            skips=self._runs.under_way(job.id),
             prepare=self._commands.prepare,
         )
 
@@ -310,18 +262,16 @@ class Scheduler:
             if job.id not in fired.advanced:
                 self.refresh([job.shard])  # it was changed or paused meanwhile
             elif due.next_fire_at is not None and due.next_fire_at <= until:
-                self._push(replace(job, next_fire_at=due.next_fire_at))
+                self._agenda.put(replace(job, next_fire_at=due.next_fire_at))
 
     def _start(self, claim: ShardClaim, job: Schedule, fire: Fire) -> None:
         if self._claims.get(fire.shard) is not claim:
             return  # abandoned while it was being inserted: the heir recovers it
         run = Run(self._bench, claim, job, fire)
         task = self._tasks.create_task(self._run(run), name=f"job-{job.name}")
-        self._runs[fire.key] = (run, task)
-        self._latest[job.id] = run
+        self._runs.add(run, task)
 
     async def _run(self, run: Run) -> None:
-        key = run.fire.key
         try:
             await run.go()
         except AuthorityLost:
@@ -336,10 +286,8 @@ class Scheduler:
             LOG.exception("job=%s fire=%s: its run failed", run.schedule.name, run.fire.fire_at)
             return
         finally:
-            if self._latest.get(run.schedule.id) is run:
-                del self._latest[run.schedule.id]
-        if self._runs.get(key, (None, None))[0] is run:
-            del self._runs[key]
+            self._runs.stopped(run)
+        self._runs.remove(run)
         if run.schedule.id in self._queued:
             self.refresh([run.claim.shard])
 
@@ -417,11 +365,7 @@ class Scheduler:
             return
         self._claims.pop(shard)
         self._forget([shard])
-        current = asyncio.current_task()
-        for key in [key for key, (run, _task) in self._runs.items() if run.claim is claim]:
-            _run, task = self._runs.pop(key)
-            if task is not current:
-                task.cancel()
+        self._runs.cancel_claim(claim)
         if self._on_fenced is not None:
             self._on_fenced(frozenset({shard}))
 
