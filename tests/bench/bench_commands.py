@@ -1,11 +1,12 @@
 """Commands: how many three-step ones an engine brings to their end, and how quickly one through the API.
 
-    python -m tests.bench.bench_commands [--only rate,post,page] [--database postgresql|sqlite] [--smoke]
+    python -m tests.bench.bench_commands [--only rate,post,page,pickup] [--database sqlite] [--smoke]
 
 `rate`: commands that stand in the database with their locks taken, run by one engine, beside the same
-moves as plain SQL (`command_floor`) and, where it is installed, taskflow with its own persistence.
+moves as plain SQL (`command_floor`).
 `post`: from POST to succeeded through gunicorn's API and one engine process, one by one and many at
-once. `page`: a page of a long list. Prints `name: value unit`, medians of rounds that alternate.
+once. `page`: a page of a long list. `pickup`: from the kill of an engine until others have all that it
+ran. Prints `name: value unit`, medians of rounds that alternate.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from engine.sharding.hashing import shard_of
 from engine.sharding.store import EpochStore
 from tests.bench import command_floor
 from tests.bench.command_noop import THREE_STEPS, Noop, NoopArguments
+from tests.bench.command_pickup import measure_pickup
 from tests.bench.command_posts import measure_posts
 
 SHARDS = 16
@@ -261,16 +263,18 @@ def database_of(kind: str, directory: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="rate,post,page", help="which parts, comma-separated")
+    parser.add_argument("--only", default="rate,post,page,pickup", help="which parts, comma-separated")
     parser.add_argument("--database", default="postgresql,sqlite")
     parser.add_argument("--count", type=int, default=1000, help="commands in each round")
     parser.add_argument("--posts", type=int, default=100, help="posted one by one in each round")
     parser.add_argument("--listed", type=int, default=100_000, help="commands in the list")
+    parser.add_argument("--running", type=int, default=200, help="commands on an engine that is killed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="few of each, one round")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.count, arguments.posts, arguments.listed, arguments.rounds = 60, 4, 1000, 1
+        arguments.running = 10
     parts = arguments.only.split(",")
     logging.getLogger("kazoo").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="bench-commands-") as name:
@@ -288,10 +292,12 @@ def measure(part: str, kind: str, url: str, directory: Path, chosen: argparse.Na
             asyncio.run(measure_rate(server, url, kind, chosen.count, chosen.rounds))
     elif part == "post":
         asyncio.run(measure_posts(directory, url, kind, say, number=chosen.posts, rounds=chosen.rounds))
+    elif part == "pickup":
+        asyncio.run(measure_pickup(directory, url, kind, say, number=chosen.running, rounds=chosen.rounds))
     elif part == "page":
         asyncio.run(measure_page(url, kind, chosen.listed, chosen.rounds))
     else:
-        raise SystemExit(f"there is no part {part}: rate, post, page")
+        raise SystemExit(f"there is no part {part}: rate, post, page, pickup")
 
 
 if __name__ == "__main__":

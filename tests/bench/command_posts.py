@@ -49,7 +49,10 @@ def noop_installed(directory: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, url: str, *, engines: int, workers: int) -> AsyncIterator[LocalCluster]:
+async def running(
+    directory: Path, url: str, *, engines: int, workers: int
+) -> AsyncIterator[tuple[LocalCluster, Observer]]:
+    """A local cluster whose engines have divided all shards."""
     layout = Layout(
         engines=engines, hosts=0, api_port=0, zk_port=0, host_port=0, database_url=url, api_workers=workers
     )
@@ -61,7 +64,7 @@ async def running(directory: Path, url: str, *, engines: int, workers: int) -> A
         )
         async with Observer.watching(settings) as observer:
             await observer.settled(set(cluster.engines), layout.shards, seconds=READY_SECONDS)
-        yield cluster
+            yield cluster, observer
 
 
 class Poster:
@@ -136,7 +139,7 @@ async def measure_posts(directory: Path, url: str, kind: str, say: Say, *, numbe
     rates: list[float] = []
     with noop_installed(directory / "installed"):
         async with (
-            running(directory / "state", url, engines=1, workers=2) as cluster,
+            running(directory / "state", url, engines=1, workers=2) as (cluster, _observer),
             Poster(cluster.api_url) as poster,
         ):
             await poster.many(64, at_once=16)  # statements are compiled, pools are full

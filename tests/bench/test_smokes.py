@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 SMALLEST = {
     "bench_api": ["--seconds", "1"],
-    "bench_commands": ["--smoke"],
+    "bench_commands": ["--smoke", "--database", "postgresql"],
     "bench_config": ["--smoke"],
     "bench_db": ["--smoke"],
     "bench_execution": ["--smoke"],
