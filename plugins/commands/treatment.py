@@ -55,7 +55,7 @@ class TreatArguments:
         help="leave it alone above this percentage of broken hosts in its cluster",
     )
     again_seconds: int = argument(
-        integer(0, 86400), default=600, help="leave it alone where it was fenced less than so long ago"
+        integer(0, 86400), default=120, help="leave it alone where it was fenced less than so long ago"
     )
 
 
@@ -77,9 +77,11 @@ def against(
         return f"somebody has just asked it for {host['asked']}"
     if not host["power_management"]:
         return "it has no power management"
-    fenced_at = host["fenced_at"]
+    fenced_at, reported_at = host["fenced_at"], host["reported_at"]
+    if fenced_at is not None and (reported_at is None or reported_at <= fenced_at):
+        return "it was fenced and has not answered since: nothing runs there, and it may still be starting"
     if fenced_at is not None and fenced_at > now - timedelta(seconds=again_seconds):
-        return f"it was fenced less than {again_seconds:.0f} s ago and may still be starting"
+        return f"it was fenced less than {again_seconds:.0f} s ago"
     counted = [each for each in hosts if each["status"] not in _NOT_COUNTED]
     broken = [each for each in counted if each["status"] in BROKEN]
     if 100 * len(broken) > broken_percent * len(counted):

@@ -94,10 +94,11 @@ class HostTreatment(Singleton):
         ),
         cfg.IntOpt(
             "again_seconds",
-            default=600,
+            default=120,
             min=0,
             max=86400,
-            help="How long a host that was fenced is left alone, in seconds: it has to start first.",
+            help="A host that has come back after it was fenced is not fenced again within so many seconds."
+            " One that has not answered since is left alone in any case: nothing runs there.",
         ),
         cfg.FloatOpt(
             "retry_seconds",

@@ -22,6 +22,7 @@ def host(number: int, status: str = "up", **columns: Any) -> dict[str, Any]:
         "heeded_count": 0,
         "power_management": {"kind": "ipmilan"},
         "fenced_at": None,
+        "reported_at": NOW - timedelta(seconds=60),
         **columns,
     }
 
@@ -58,11 +59,19 @@ def test_without_power_management_it_cannot_be_done() -> None:
     assert "no power management" in (verdict(host(1, "non_responsive", power_management=None), host(2)) or "")
 
 
-def test_a_host_that_was_fenced_is_given_time_to_start() -> None:
+def test_a_host_that_came_back_is_not_fenced_again_soon() -> None:
     recent = host(1, "non_responsive", fenced_at=NOW - timedelta(seconds=599))
-    assert "may still be starting" in (verdict(recent, host(2)) or "")
+    assert verdict(recent, host(2)) == "it was fenced less than 600 s ago"
     before = host(1, "non_responsive", fenced_at=NOW - timedelta(seconds=601))
     assert verdict(before, host(2)) is None
+
+
+@pytest.mark.parametrize("reported", [None, NOW - timedelta(days=3)])
+def test_a_host_that_has_not_answered_since_it_was_fenced_is_never_fenced_again(
+    reported: datetime | None,
+) -> None:
+    broken = host(1, "non_responsive", fenced_at=NOW - timedelta(days=2), reported_at=reported)
+    assert "has not answered since" in (verdict(broken, host(2)) or "")
 
 
 def test_half_of_the_hosts_may_be_broken_and_no_more() -> None:
