@@ -1,0 +1,132 @@
+"""A replica that is compared by its root alone: what an equal revision may, and may not, stand for."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.coordination.replica import Replica
+from engine.errors import Unavailable
+from tests.unit.coordination.test_replica import CHANGED, DELETED, Server, node, turns
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def replica(server: Server) -> AsyncIterator[Replica]:
+    server.tree["/r/a"] = node("a", mzxid=2)
+    server.tree["/r/b"] = node("b", mzxid=2)
+    replica = Replica(server, "/r", logging.getLogger("test"), revised=True)
+    task = asyncio.create_task(replica.run())
+    replica.start()
+    await replica.complete.wait()
+    server.reads.clear()
+    yield replica
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def written(server: Server, name: str, data: str, zxid: int) -> None:
+    """As a map writes: the node, then the root."""
+    server.tree[f"/r/{name}"] = node(data, mzxid=zxid)
+    server.tree["/r"] = node("", mzxid=zxid, children=1)
+
+
+async def reconnected(server: Server, replica: Replica) -> None:
+    server.connected = False
+    replica.on_connection(False)
+    server.connected = True
+    replica.on_connection(True)
+    async with asyncio.timeout(5):
+        while not replica.current:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.005)
+    await turns()
+
+
+async def test_where_the_revision_stands_nothing_is_listed(server: Server, replica: Replica) -> None:
+    await reconnected(server, replica)
+    assert server.reads == [("/r",)]
+    assert server.watches == 2
+
+
+async def test_where_it_does_not_all_is_compared(server: Server, replica: Replica) -> None:
+    written(server, "a", "new", 10)
+    await reconnected(server, replica)
+    assert replica.nodes["a"].data == b"new"
+    server.reads.clear()
+    await reconnected(server, replica)
+    assert server.reads == [("/r",)], "and then the new revision is the known one"
+
+
+async def test_an_entry_that_went_with_its_session_counts_although_nobody_set_the_root(
+    server: Server, replica: Replica
+) -> None:
+    del server.tree["/r/b"]
+    root = server.tree["/r"]
+    server.tree["/r"] = dataclasses.replace(root, stat=dataclasses.replace(root.stat, pzxid=11))
+    await reconnected(server, replica)
+    assert "b" not in replica.nodes
+    # Where its end was seen, the root is read, too, and the next reconnect is a short one.
+    del server.tree["/r/a"]
+    server.tree["/r"] = dataclasses.replace(root, stat=dataclasses.replace(root.stat, pzxid=12))
+    replica.on_event(DELETED, "/r/a")
+    await turns()
+    server.reads.clear()
+    await reconnected(server, replica)
+    assert server.reads == [("/r",)]
+
+
+async def test_what_was_announced_and_not_read_before_the_gap_is_read_after_it(
+    server: Server, replica: Replica
+) -> None:
+    """The root was read with a change whose node was not: the revision stands, the node is old."""
+    replica.on_event(CHANGED, "/r")
+    server.held = asyncio.get_running_loop().create_future()
+    server.tree["/r"] = node("", mzxid=10, children=1)
+    await turns()  # the root is being read, as of the write of a
+    replica.on_event(CHANGED, "/r/a")  # which the server announces before it answers
+    server.tree["/r/a"] = node("new", mzxid=10)
+    server.fail = Unavailable("cut")  # and before a is read the connection breaks
+    server.held.set_result(None)
+    server.held = None
+    server.fail = None
+    await turns(2)
+    replica.on_connection(False)
+    replica.on_connection(True)
+    await turns(20)
+    assert replica.current
+    assert replica.nodes["a"].data == b"new"
+
+
+async def test_a_comparison_that_breaks_off_forgets_neither_what_was_announced_nor_that_it_is_not_done(
+    server: Server, replica: Replica
+) -> None:
+    server.connected = False
+    replica.on_connection(False)
+    replica.on_event(CHANGED, "/r/a")
+    server.tree["/r/a"] = node("new", mzxid=1_000)
+    server.fail = Unavailable("cut again")
+    server.connected = True
+    replica.on_connection(True)
+    await turns(4)
+    await reconnected(server, replica)
+    assert replica.nodes["a"].data == b"new"
+
+
+async def test_a_change_is_pending_until_subscribers_know_it(server: Server, replica: Replica) -> None:
+    told: list[frozenset[str]] = []
+    replica.subscribe(told.append)
+    written(server, "a", "new", 10)
+    replica.on_event(CHANGED, "/r/a")
+    assert replica.pending("a")
+    assert not replica.pending("b")
+    await replica.settled()
+    assert not replica.pending("a")
+    assert told == [frozenset({"a"})]
