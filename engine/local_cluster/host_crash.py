@@ -7,16 +7,17 @@ The simulator's log is the witness: which machines lost their power, and what wa
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
 
-from engine.clock import boottime
+from engine.clock import boottime, utcnow
 from engine.errors import EngineError
+from engine.local_cluster.judgement import Submitted
 from engine.local_cluster.workload import listed
 from plugins.simulator import witness
 from plugins.simulator.control import Simulator
@@ -35,6 +36,7 @@ class HostCrash:
     host_id: str
     port: int
     at: float
+    crashed_at: datetime
     vms: dict[str, str] = field(default_factory=dict)
     """The names of its VMs by id."""
     fenced_after: float = 0.0
@@ -47,11 +49,14 @@ class HostCrash:
     def step(self) -> str:
         return f"crash of {self.host}"
 
-    def expected_errors(self) -> dict[str, str]:
-        """Patterns of what commands may fail with that had to do with this host, each with why."""
-        names = "|".join(map(re.escape, (self.host, self.host_id, f"127.0.0.1:{self.port}")))
-        why = f"the demo crashed {self.host}"
-        return {r"^the host of its step \w+ was fenced": why, rf"(?<![\w-])({names})(?![\w-])": why}
+    def excuse(self, command: Submitted) -> str | None:
+        """Why this command may have failed: it ended after the crash, and one of its steps had to do
+        with the host, or its VM was there."""
+        if command.ended_at is None or command.ended_at < self.crashed_at:
+            return None
+        if self.host_id in command.hosts or command.vm in self.vms.values():
+            return f"the demo crashed {self.host}"
+        return None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -66,7 +71,8 @@ class HostCrash:
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "step": self.step, "ok": not self.failures}
+        shown = {**asdict(self), "crashed_at": self.crashed_at.isoformat()}
+        return {**shown, "step": self.step, "ok": not self.failures}
 
 
 async def crash_host(
@@ -79,7 +85,7 @@ async def crash_host(
     names = {vm["id"]: vm["name"] for vm in await listed(client, "vms")}
     # Looked at directly before: what is up now cannot have moved away by then.
     last = (await simulator.vms([port]))[port]
-    crash = HostCrash(host["name"], host["id"], port, at=boottime(), under_way=under_way)
+    crash = HostCrash(host["name"], host["id"], port, boottime(), utcnow(), under_way=under_way)
     crash.limit *= patience
     await simulator.crash([port])
     crash.vms = {vm: names.get(vm, vm) for vm, status in last.items() if status == "Up"}

@@ -7,10 +7,10 @@ fault is one sentence that a person can follow up.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from plugins.simulator import witness
 from plugins.simulator.log import Entry
@@ -24,13 +24,18 @@ ENDED = frozenset({"succeeded", "failed", "compensated", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A command that the API accepted, and what it says of it now. `state` "" : it knows it no more."""
+    """A command that the API accepted, and what it says of it now. `state` "" : it knows it no more.
+
+    `hosts`: the ids of those that its steps had to do with; told of commands that failed only.
+    """
 
     id: str
     type: str
     vm: str
     state: str
     error: str = ""
+    ended_at: datetime | None = None
+    hosts: frozenset[str] = frozenset()
 
     @property
     def ended(self) -> bool:
@@ -86,12 +91,12 @@ def judge_vms(
     truth: Mapping[int, Mapping[str, str]],
     commands: Sequence[Submitted],
     *,
-    expected: Mapping[str, str],
+    excuse: Callable[[Submitted], str | None],
 ) -> VmVerdict:
     """`truth`: the status of each VM on each host, by port, as the simulator has it now. `commands`: all
     that there are, also those that engines asked for themselves.
 
-    `expected`: patterns of errors, each with why the demo brings them about.
+    `excuse`: why a command that failed had to, because of what the demo did; None where it did nothing.
     """
     verdict = VmVerdict(vms=len(rows), commands=len(commands))
     names = {row.id: row.name for row in rows}
@@ -99,7 +104,7 @@ def judge_vms(
     for command in commands:
         if command.state == ENDED_WELL:
             verdict.succeeded += 1
-        elif command.ended and (why := _expected(command.error, expected)) is not None:
+        elif command.ended and (why := excuse(command)) is not None:
             verdict.expected_failures.append(f"{command.type} of {command.vm}: {command.error} ({why})")
         else:
             verdict.lost.append(_lost(command))
@@ -147,10 +152,6 @@ def _doubles(log: Sequence[Entry], names: Mapping[str, str], commands: Iterable[
                 " were asked for"
             )
     return found
-
-
-def _expected(error: str, expected: Mapping[str, str]) -> str | None:
-    return next((why for pattern, why in expected.items() if re.search(pattern, error)), None)
 
 
 def _lost(command: Submitted) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import httpx
 
 from engine.clock import boottime
 from engine.local_cluster.host_crash import HostCrash, judge_crash
-from engine.local_cluster.judgement import VmVerdict, astray, judge_vms
+from engine.local_cluster.judgement import Submitted, VmVerdict, astray, judge_vms
 from engine.local_cluster.workload import Workload, listed
 from plugins.simulator import witness
 from plugins.simulator.control import Simulator
@@ -71,7 +71,7 @@ class Witness:
         return judge_crash(crash, log, names)
 
     async def judge_vms(
-        self, workload: Workload, simulator: Simulator, *, expected: Mapping[str, str]
+        self, workload: Workload, simulator: Simulator, *, excuse: Callable[[Submitted], str | None]
     ) -> VmVerdict:
         """By the whole log, all commands, and where each VM is now; the database gets `AGREE_SECONDS`
         to learn the last."""
@@ -83,4 +83,4 @@ class Witness:
             await asyncio.sleep(0.2)
         commands = await workload.commands()
         log = await asyncio.to_thread(lambda: list(read_log(self._log)))
-        return judge_vms(log, rows, truth, commands, expected=expected)
+        return judge_vms(log, rows, truth, commands, excuse=excuse)

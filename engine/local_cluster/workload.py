@@ -12,12 +12,13 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import httpx
 
 from engine.errors import EngineError
-from engine.local_cluster.judgement import Submitted, VmRow
+from engine.local_cluster.judgement import ENDED, ENDED_WELL, Submitted, VmRow
 
 AT_ONCE = 6
 MEMORY_BYTES = 256 * 1024 * 1024
@@ -26,6 +27,7 @@ END_SECONDS = 45.0
 _RETRY_SECONDS = 0.1
 _PAUSE_SECONDS = 0.1
 _WAIT = "5s"
+_FAILED = ENDED - {ENDED_WELL}
 
 
 class Workload:
@@ -160,11 +162,20 @@ class Workload:
                 names.get(said["entity"]["id"], said["entity"]["id"]),
                 said["state"],
                 said["error"] or "",
+                datetime.fromisoformat(said["ended_at"]) if said["ended_at"] else None,
+                await self._hosts_of(said["id"]) if said["state"] in _FAILED else frozenset(),
             )
             for said in await listed(self._client, "commands")
         }
         missing = [await self._ask(command_id) for command_id in self._accepted if command_id not in known]
         return [*known.values(), *missing]
+
+    async def _hosts_of(self, command_id: str) -> frozenset[str]:
+        """The hosts that steps of a command acted on or chose."""
+        steps = (await self._client.get(f"/v1/commands/{command_id}")).raise_for_status().json()["steps"]
+        places = ("host_id", "source", "destination")
+        named = {str(step["result"].get(place)) for step in steps for place in places}
+        return frozenset(named | {str(step["host_id"]) for step in steps})
 
     async def rows(self) -> list[VmRow]:
         """The VMs as the database has them."""

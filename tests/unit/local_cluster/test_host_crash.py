@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from datetime import UTC, datetime, timedelta
 
 from engine.local_cluster.host_crash import HostCrash, judge_crash
+from engine.local_cluster.judgement import Submitted
 from plugins.simulator.log import Entry, PowerChange, VmChange
 
 VICTIM, OTHER, THIRD = 20000, 20001, 20002
 NAMES = {VICTIM: "host-1", OTHER: "host-2", THIRD: "host-3"}
-CRASH = HostCrash("host-1", "id-of-1", VICTIM, at=10.0, vms={"id-1": "vm-1"})
+CRASH = HostCrash("host-1", "id-of-1", VICTIM, 10.0, datetime(2026, 1, 1, tzinfo=UTC), vms={"id-1": "vm-1"})
 
 
 def started(t: float, port: int) -> VmChange:
@@ -59,12 +60,16 @@ def test_a_vm_that_was_started_twice_or_not_at_all_is_told() -> None:
     assert never == ["VM vm-1 was started nowhere after its host had crashed, not once"]
 
 
-def test_only_what_had_to_do_with_the_host_is_an_expected_error() -> None:
-    def expected(error: str) -> bool:
-        return any(re.search(pattern, error) for pattern in CRASH.expected_errors())
+def failed(*hosts: str, vm: str = "vm-9", after_seconds: float = 1.0) -> Submitted:
+    ended_at = CRASH.crashed_at + timedelta(seconds=after_seconds)
+    return Submitted("c", "migrate_vm", vm, "failed", "it did not work", ended_at, frozenset(hosts))
 
-    assert expected("the host of its step confirm was fenced")
-    assert expected("host host-1 is connecting")
-    assert expected("there is no connection to host id-of-1")
-    assert not expected("host host-12 is connecting")
-    assert not expected("the disk is full")
+
+def test_a_command_that_had_to_do_with_the_host_is_excused() -> None:
+    assert CRASH.excuse(failed("id-of-1", "id-of-2")) == "the demo crashed host-1"
+    assert CRASH.excuse(failed(vm="vm-1")) == "the demo crashed host-1"
+
+
+def test_one_that_had_not_or_failed_before_is_not() -> None:
+    assert CRASH.excuse(failed("id-of-2", "None")) is None
+    assert CRASH.excuse(failed("id-of-1", vm="vm-1", after_seconds=-1.0)) is None
