@@ -52,6 +52,7 @@ class AutoRecovery(Singleton):
         ),
         cfg.FloatOpt(
             "after_seconds",
+            mutable=True,
             default=300.0,
             min=0.1,
             max=86400.0,

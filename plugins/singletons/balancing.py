@@ -49,6 +49,7 @@ class Balancing(Singleton):
         ),
         cfg.IntOpt(
             "at_once",
+            mutable=True,
             default=2,
             min=1,
             max=100,
@@ -56,6 +57,7 @@ class Balancing(Singleton):
         ),
         cfg.FloatOpt(
             "gap_percent",
+            mutable=True,
             default=10.0,
             min=1.0,
             max=100.0,
@@ -64,6 +66,7 @@ class Balancing(Singleton):
         ),
         cfg.FloatOpt(
             "low_percent",
+            mutable=True,
             default=20.0,
             min=0.0,
             max=100.0,
@@ -71,6 +74,7 @@ class Balancing(Singleton):
         ),
         cfg.FloatOpt(
             "high_percent",
+            mutable=True,
             default=80.0,
             min=1.0,
             max=100.0,

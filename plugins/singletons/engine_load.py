@@ -74,6 +74,7 @@ class EngineLoadReport(Singleton):
         ),
         cfg.FloatOpt(
             "hold_seconds",
+            mutable=True,
             default=2.0,
             min=0.01,
             max=3600.0,

@@ -92,6 +92,7 @@ class HaRestart(Singleton):
         ),
         cfg.FloatOpt(
             "retry_seconds",
+            mutable=True,
             default=30.0,
             min=0.1,
             max=3600.0,
@@ -99,6 +100,7 @@ class HaRestart(Singleton):
         ),
         cfg.IntOpt(
             "quick_tries",
+            mutable=True,
             default=10,
             min=1,
             max=1000,
@@ -106,6 +108,7 @@ class HaRestart(Singleton):
         ),
         cfg.FloatOpt(
             "slow_seconds",
+            mutable=True,
             default=1800.0,
             min=0.1,
             max=86400.0,
@@ -113,6 +116,7 @@ class HaRestart(Singleton):
         ),
         cfg.FloatOpt(
             "settled_seconds",
+            mutable=True,
             default=60.0,
             min=0.0,
             max=86400.0,
@@ -121,6 +125,7 @@ class HaRestart(Singleton):
         ),
         cfg.IntOpt(
             "at_once",
+            mutable=True,
             default=100,
             min=1,
             max=10_000,

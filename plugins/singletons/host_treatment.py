@@ -78,6 +78,7 @@ class HostTreatment(Singleton):
         ),
         cfg.FloatOpt(
             "quiet_seconds",
+            mutable=True,
             default=300.0,
             min=0.0,
             max=86400.0,
@@ -86,6 +87,7 @@ class HostTreatment(Singleton):
         ),
         cfg.IntOpt(
             "broken_percent",
+            mutable=True,
             default=50,
             min=0,
             max=100,
@@ -94,6 +96,7 @@ class HostTreatment(Singleton):
         ),
         cfg.IntOpt(
             "again_seconds",
+            mutable=True,
             default=120,
             min=0,
             max=86400,
@@ -102,6 +105,7 @@ class HostTreatment(Singleton):
         ),
         cfg.FloatOpt(
             "retry_seconds",
+            mutable=True,
             default=60.0,
             min=0.1,
             max=86400.0,
@@ -109,6 +113,7 @@ class HostTreatment(Singleton):
         ),
         cfg.IntOpt(
             "reach_seconds",
+            mutable=True,
             default=5,
             min=1,
             max=30,
