@@ -87,22 +87,27 @@ async def test_what_was_announced_and_not_read_before_the_gap_is_read_after_it(
     server: Server, replica: Replica
 ) -> None:
     """The root was read with a change whose node was not: the revision stands, the node is old."""
-    replica.on_event(CHANGED, "/r")
-    server.held = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    server.held = reading_root = loop.create_future()
     server.tree["/r"] = node("", mzxid=10, children=1)
+    replica.on_event(CHANGED, "/r")
     await turns()  # the root is being read, as of the write of a
     replica.on_event(CHANGED, "/r/a")  # which the server announces before it answers
     server.tree["/r/a"] = node("new", mzxid=10)
+    server.held = reading_a = loop.create_future()
+    reading_root.set_result(None)
+    await turns()
+    assert server.reads == [("/r",), ("/r/a",)]
     server.fail = Unavailable("cut")  # and before a is read the connection breaks
-    server.held.set_result(None)
     server.held = None
-    server.fail = None
-    await turns(2)
+    server.connected = False
     replica.on_connection(False)
-    replica.on_connection(True)
-    await turns(20)
-    assert replica.current
+    reading_a.set_result(None)
+    await turns()
+    server.reads.clear()
+    await reconnected(server, replica)
     assert replica.nodes["a"].data == b"new"
+    assert server.reads == [("/r",), ("/r/a",)]
 
 
 async def test_a_comparison_that_breaks_off_forgets_neither_what_was_announced_nor_that_it_is_not_done(
