@@ -30,7 +30,10 @@ async def api(
     keys = tmp_path_factory.mktemp("keys") / "keys"
     Secrets.make_key(keys)
     async with open_session(settings) as session:
-        configured: dict[str, Any] = {"shared": lambda: SharedConfiguration(session), "cipher": Secrets.from_file(keys)}
+        configured: dict[str, Any] = {
+            "shared": lambda: SharedConfiguration(session),
+            "cipher": Secrets.from_file(keys),
+        }
         async with conducting(database, cluster, **configured) as conductor:
             yield conductor
 
