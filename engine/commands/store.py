@@ -56,8 +56,11 @@ class CommandStore:
 
     async def history(self, command_id: str) -> History:
         """Raises `NotFound`."""
-        async with self.database.reading() as connection:
+        async with self.database.asking() as connection:
             found = await _histories(connection, [command_id])
+        if found and not found[0].command.ended:  # else nothing of it changes any more
+            async with self.database.reading() as connection:
+                found = await _histories(connection, [command_id])
         if not found:
             raise NotFound(f"there is no command {command_id}")
         return found[0]
@@ -80,7 +83,7 @@ class CommandStore:
     async def ended_or_absent(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
         """Of these commands, those that have ended and those that there are not."""
         query = sa.select(command.c.id, command.c.ended_at).where(command.c.id.in_(list(ids)))
-        async with self.database.reading() as connection:
+        async with self.database.asking() as connection:
             rows = {row.id: row.ended_at for row in await connection.execute(query)}
         return {id for id, ended in rows.items() if ended is not None}, set(ids) - rows.keys()
 
@@ -111,7 +114,7 @@ class CommandStore:
             query = query.where(command.c.entity_id == entity)
         if parent is not None:
             query = query.where(command.c.parent_id == parent)
-        async with self.database.reading() as connection:
+        async with self.database.asking() as connection:
             rows = await connection.execute(query)
             return [CommandRecord.from_row(dict(row._mapping)) for row in rows]
 
@@ -130,25 +133,15 @@ class CommandStore:
         """Take what is to be done in these shards and is not ours yet; oldest first. One short
         transaction under the shards' epochs; where nothing is to be done none is begun, unless we were
         `told` that there is."""
-        query = (
-            sa.select(command.c.id, command.c.epoch)
-            .where(
-                command.c.shard.in_(list(epochs)),
-                command.c.ended_at.is_(None),
-                command.c.state.not_in(_UNCLAIMED_STATES),
-                command.c.type.in_(list(types)),
-                command.c.epoch.is_distinct_from(_present) | command.c.cancel_requested,
-            )
-            .order_by(command.c.created_at, command.c.id)
-            .limit(limit + len(running))
-        )
+        query = _TO_CLAIM[self.database.dialect]
+        wanted = {"shards": list(epochs), "types": list(types), "most": limit + len(running)}
         if not told:
             async with self.database.asking() as connection:
-                if not [row for row in await connection.execute(query) if row.id not in running]:
+                if not [row for row in await connection.execute(query, wanted) if row.id not in running]:
                     return []
         async with self.database.writing() as connection:
             await guard_shards(connection, epochs)
-            rows = [row for row in await connection.execute(query) if row.id not in running][:limit]
+            rows = [row for row in await connection.execute(query, wanted) if row.id not in running][:limit]
             if not rows:
                 return []
             before = {row.id: row.epoch for row in rows}
@@ -165,12 +158,8 @@ class CommandStore:
     async def news(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
         """Of these commands, those that somebody wants cancelled, and those that are to be read anew:
         their claim was taken from whoever runs them."""
-        anew = command.c.epoch.is_distinct_from(_present)
-        query = sa.select(command.c.id, command.c.cancel_requested, anew.label("anew")).where(
-            command.c.id.in_(list(ids)), command.c.ended_at.is_(None), anew | command.c.cancel_requested
-        )
-        async with self.database.reading() as connection:
-            rows = (await connection.execute(query)).all()
+        async with self.database.asking() as connection:
+            rows = (await connection.execute(_NEWS[connection.dialect.name], {"rows": list(ids)})).all()
         return {row.id for row in rows if row.cancel_requested}, {row.id for row in rows if row.anew}
 
 
@@ -217,6 +206,26 @@ _FORGET = for_both(
 _OPEN = for_both(
     lambda dialect: sa.select(command.c.id).where(
         among(dialect, command.c.id), command.c.ended_at.is_(None), command.c.state.not_in(_UNCLAIMED_STATES)
+    )
+)
+_ANEW = command.c.epoch.is_distinct_from(_present)
+_NEWS = for_both(
+    lambda dialect: sa.select(command.c.id, command.c.cancel_requested, _ANEW.label("anew")).where(
+        among(dialect, command.c.id), command.c.ended_at.is_(None), _ANEW | command.c.cancel_requested
+    )
+)
+_TO_CLAIM = for_both(
+    lambda dialect: (
+        sa.select(command.c.id, command.c.epoch)
+        .where(
+            among(dialect, command.c.shard, "shards"),
+            command.c.ended_at.is_(None),
+            command.c.state.not_in(_UNCLAIMED_STATES),
+            among(dialect, command.c.type, "types"),
+            _ANEW | command.c.cancel_requested,
+        )
+        .order_by(command.c.created_at, command.c.id)
+        .limit(sa.bindparam("most"))
     )
 )
 _COMMANDS = for_both(

@@ -39,12 +39,13 @@ def given(dialect: str, columns: Iterable[sa.ColumnClause[Any]]) -> sa.FromClaus
     return sa.select(*fields).select_from(each).subquery("given")
 
 
-def among(dialect: str, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Whether the column's value is one of the array of texts in the parameter `rows`; one statement,
-    however many there are."""
+def among(dialect: str, column: sa.ColumnElement[Any], parameter: str = "rows") -> sa.ColumnElement[bool]:
+    """Whether the column's value is one of the array in the parameter; one statement, however many there
+    are."""
     if dialect == "postgresql":
-        return column == sa.any_(sa.bindparam("rows", type_=sa.ARRAY(sa.String)))
-    return column.in_(sa.select(sa.func.json_each(ROWS).table_valued("value").c.value))
+        return column == sa.any_(sa.bindparam(parameter, type_=sa.ARRAY(column.type)))
+    values = sa.func.json_each(sa.bindparam(parameter, type_=sa.JSON)).table_valued("value")
+    return column.in_(sa.select(values.c.value))
 
 
 def moment(value: datetime | None) -> str | None:
