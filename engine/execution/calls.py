@@ -10,34 +10,30 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import msgspec
-
-from engine import arguments as argument_types
 from engine.coordination.membership import Member
 from engine.errors import (
-    AuthorityLost,
     EngineError,
-    InvalidInput,
     NotFound,
     OutcomeUnknown,
-    TaskFailed,
     Unavailable,
 )
-from engine.execution.catalogue import Catalogue, LoadedTask
+from engine.execution.catalogue import Catalogue
 from engine.execution.client import CallClient
+from engine.execution.orders import Order, broken_off, may_be_asked_again, told
 from engine.execution.server import CallServer
-from engine.execution.wire import Refusal, Reply, Request
+from engine.execution.wire import Batch, Refusal, Reply, Request
 from engine.plugin import Answer, EngineId, Json, OnMember, OwnerOf, ShardId, Target
 
 PAUSE_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
 """Before another try where no news of a change came; news end the pause."""
 FAREWELL_SECONDS = 1.0
 """How long a call goes on waiting for an engine that has lost the shard: it may say so itself."""
-KEYS_AT_ONCE = 16
-"""How many keys of one owner `map` has under way."""
+KEYS_A_BATCH = 50
+"""How many keys of one owner `map` asks for in one request."""
+
+T = TypeVar("T")
 
 
 class Directory(Protocol):
@@ -83,7 +79,7 @@ class ClusterCalls:
     async def call(
         self, task: str, arguments: Json | None = None, *, on: Target, timeout_seconds: float | None = None
     ) -> Any:
-        order = _Order.of(self._catalogue.find(task), arguments, timeout_seconds)
+        order = Order.of(self._catalogue.find(task), arguments, timeout_seconds)
         return order.result_of(await self._deliver(order, on))
 
     def owner_of(self, key: str) -> EngineId | None:
@@ -95,7 +91,7 @@ class ClusterCalls:
     async def call_all(
         self, task: str, arguments: Json | None = None, *, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Answer]:
-        order = _Order.of(self._catalogue.find(task), arguments, timeout_seconds)
+        order = Order.of(self._catalogue.find(task), arguments, timeout_seconds)
         ways = [self._answer(order, OnMember(member.engine)) for member in self._directory.members]
         async with contextlib.aclosing(_as_they_come(ways)) as answers:
             async for answer in answers:
@@ -109,20 +105,53 @@ class ClusterCalls:
         *,
         timeout_seconds: float | None = None,
     ) -> AsyncGenerator[Answer]:
-        order = _Order.of(self._catalogue.find(task), arguments, timeout_seconds)
-        gates: dict[EngineId | None, asyncio.Semaphore] = {}
+        order = Order.of(self._catalogue.find(task), arguments, timeout_seconds)
+        groups: dict[EngineId | None, list[str]] = {}
+        for key in dict.fromkeys(keys):
+            groups.setdefault(self._directory.owner_of(key), []).append(key)
+        batches = [
+            self._answers(order, owner, some[at : at + KEYS_A_BATCH])
+            for owner, some in groups.items()
+            for at in range(0, len(some), KEYS_A_BATCH)
+        ]
+        async with contextlib.aclosing(_as_they_come(batches)) as found:
+            async for answers in found:
+                for answer in answers:
+                    yield answer
 
-        async def one(key: str) -> Answer:
-            gate = gates.setdefault(self._directory.owner_of(key), asyncio.Semaphore(KEYS_AT_ONCE))
-            async with gate:
-                return await self._answer(order, OwnerOf(key))
+    async def _answers(self, order: Order, owner: EngineId | None, keys: list[str]) -> list[Answer]:
+        """Ask the owner for all of these at once; what it has not begun, each on its own."""
+        member = next((m for m in self._directory.members if m.engine == owner), None)
+        replies: list[Reply | None] = [None] * len(keys)
+        if member is not None and len(keys) > 1:
+            try:
+                replies = [*await self._batch(order, member, keys)]
+            except OutcomeUnknown as error:
+                if not order.idempotent:
+                    return [Answer(owner, key, error=error) for key in keys]
+            except Unavailable:
+                pass  # it was not sent
+        return list(
+            await asyncio.gather(
+                *(
+                    self._answer(order, OwnerOf(key))
+                    if may_be_asked_again(reply, order)
+                    else told(order, owner, key, reply)
+                    for key, reply in zip(keys, replies, strict=True)
+                )
+            )
+        )
 
-        ways = [one(key) for key in dict.fromkeys(keys)]
-        async with contextlib.aclosing(_as_they_come(ways)) as answers:
-            async for answer in answers:
-                yield answer
+    async def _batch(self, order: Order, member: Member, keys: list[str]) -> list[Reply]:
+        request = self._request(order, member, order.seconds, None)
+        batch = Batch(request=request, keys=keys)
+        local = self._local if member.engine == self._caller else None
+        asking = local.perform_all(batch) if local is not None else self._client.ask_all(member, batch)
+        with self._news() as news:
+            on = OnMember(member.engine)
+            return await self._while_it_is_its(asking, on, member, news, patient=not order.idempotent)
 
-    async def _answer(self, order: _Order, on: Target) -> Answer:
+    async def _answer(self, order: Order, on: Target) -> Answer:
         key = on.key if isinstance(on, OwnerOf) else None
         engine = on.engine if isinstance(on, OnMember) else self._directory.owner_of(on.key)
         try:
@@ -130,7 +159,7 @@ class ClusterCalls:
         except EngineError as error:
             return Answer(engine, key, error=error)
 
-    async def _deliver(self, order: _Order, on: Target) -> Reply:
+    async def _deliver(self, order: Order, on: Target) -> Reply:
         """The reply of whoever did it."""
         deadline = asyncio.get_running_loop().time() + order.seconds
         tries = 0
@@ -169,24 +198,15 @@ class ClusterCalls:
         raise _NotBegun(f"the owner of the shard of {on.key}, {wanted}, is no member any more")
 
     async def _once(
-        self, order: _Order, on: Target, member: Member, deadline: float, news: asyncio.Event
+        self, order: Order, on: Target, member: Member, deadline: float, news: asyncio.Event
     ) -> Reply:
         """Ask this member. Raises `_NotBegun`, `OutcomeUnknown`, `InvalidInput`."""
         seconds = deadline - asyncio.get_running_loop().time()
         if seconds <= 0:
             raise _NotBegun("the time is over")
-        request = Request(
-            task=order.task,
-            cluster=self._cluster,
-            engine=member.engine,
-            session=member.session,
-            caller=self._caller,
-            seconds=seconds,
-            key=on.key if isinstance(on, OwnerOf) else None,
-            arguments=order.arguments,
-        )
-        local = self._local is not None and member.engine == self._caller
-        asked = self._local.perform(request) if self._local and local else self._client.ask(member, request)
+        request = self._request(order, member, seconds, on.key if isinstance(on, OwnerOf) else None)
+        local = self._local if member.engine == self._caller else None
+        asked = local.perform(request) if local is not None else self._client.ask(member, request)
         try:
             reply = await self._while_it_is_its(asked, on, member, news, patient=not order.idempotent)
         except OutcomeUnknown:
@@ -199,19 +219,32 @@ class ClusterCalls:
         if reply.refusal is not None:
             assert reply.fault is not None
             raise _NotBegun(reply.fault.message)
-        if reply.fault is not None and reply.fault.kind == AuthorityLost.__name__:
+        if broken_off(reply):
+            assert reply.fault is not None
             raise OutcomeUnknown(f"{member.engine} had begun task {order.task}, then {reply.fault.message}")
         return reply
 
+    def _request(self, order: Order, member: Member, seconds: float, key: str | None) -> Request:
+        return Request(
+            task=order.task,
+            cluster=self._cluster,
+            engine=member.engine,
+            session=member.session,
+            caller=self._caller,
+            seconds=seconds,
+            key=key,
+            arguments=order.arguments,
+        )
+
     async def _while_it_is_its(
         self,
-        asking: Coroutine[Any, Any, Reply],
+        asking: Coroutine[Any, Any, T],
         on: Target,
         member: Member,
         news: asyncio.Event,
         *,
         patient: bool,
-    ) -> Reply:
+    ) -> T:
         """Wait for the reply as long as `member` is who it was; one that is not may never answer."""
         asked = asyncio.create_task(asking, name=f"call {member.engine}")
         heard: asyncio.Task[bool] | None = None
@@ -257,36 +290,7 @@ class ClusterCalls:
             unsubscribe()
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What is asked for, whoever does it."""
-
-    task: str
-    arguments: dict[str, Any]
-    seconds: float
-    idempotent: bool
-    result_type: Any
-
-    @classmethod
-    def of(cls, task: LoadedTask, arguments: Json | None, timeout_seconds: float | None) -> _Order:
-        """Raises `InvalidInput`: what the callee would refuse is refused here."""
-        values = dict(arguments or {})
-        argument_types.parse(task.kind.arguments_type, values)
-        seconds = task.kind.timeout_seconds if timeout_seconds is None else timeout_seconds
-        if not 0 < seconds <= 3600:
-            raise InvalidInput(f"a call waits for more than 0 and up to 3600 seconds, not {seconds:g}")
-        return cls(task.name, values, seconds, task.kind.idempotent, task.kind.result_type)
-
-    def result_of(self, reply: Reply) -> Any:
-        if reply.fault is not None:
-            raise reply.fault.error()
-        try:
-            return msgspec.json.decode(reply.result, type=self.result_type)
-        except msgspec.MsgspecError as error:
-            raise TaskFailed(f"task {self.task} answered what it does not declare: {error}") from error
-
-
-async def _as_they_come(ways: Sequence[Coroutine[Any, Any, Answer]]) -> AsyncGenerator[Answer]:
+async def _as_they_come(ways: Sequence[Coroutine[Any, Any, T]]) -> AsyncGenerator[T]:
     """Run them side by side; whoever stops listening cancels those that are left."""
     tasks = [asyncio.create_task(way, name="call") for way in ways]
     try:

@@ -17,7 +17,16 @@ from engine.coordination.membership import Member
 from engine.errors import InvalidInput, OutcomeUnknown, Unavailable
 from engine.execution.options import ExecutionSettings
 from engine.execution.tls import client_context
-from engine.execution.wire import PATH, Reply, Request, decode_reply, encode
+from engine.execution.wire import (
+    PATH,
+    PATH_FOR_MANY,
+    Batch,
+    Reply,
+    Request,
+    decode_replies,
+    decode_reply,
+    encode,
+)
 
 CONNECT_SECONDS = 2.0
 KEEP_SECONDS = 30.0
@@ -48,6 +57,24 @@ class CallClient:
 
     async def ask(self, member: Member, request: Request) -> Reply:
         """Raises `Unavailable`, `OutcomeUnknown`, `InvalidInput` (too large to be sent)."""
+        answer = await self._post(member, PATH, request, encode(request))
+        try:
+            return decode_reply(answer)
+        except msgspec.MsgspecError as error:
+            raise OutcomeUnknown(f"engine {member.engine} answered what is no reply: {error}") from error
+
+    async def ask_all(self, member: Member, batch: Batch) -> list[Reply]:
+        """A reply for each key. Raises as `ask` does."""
+        answer = await self._post(member, PATH_FOR_MANY, batch.request, encode(batch))
+        try:
+            replies = decode_replies(answer)
+        except msgspec.MsgspecError as error:
+            raise OutcomeUnknown(f"engine {member.engine} answered no replies: {error}") from error
+        if len(replies) != len(batch.keys):
+            raise OutcomeUnknown(f"engine {member.engine} answered {len(replies)} of {len(batch.keys)} calls")
+        return replies
+
+    async def _post(self, member: Member, path: str, request: Request, body: bytes) -> bytes:
         name = member.engine
         if not member.calls:
             raise Unavailable(f"engine {name} takes no calls")
@@ -56,7 +83,6 @@ class CallClient:
                 f"engine {name} is called at {member.calls}, and [execution] is configured otherwise here:"
                 " certificate, key and ca must be set on all engines or on none"
             )
-        body = encode(request)
         if len(body) > self._settings.most_bytes:
             raise InvalidInput(
                 f"the arguments of task {request.task} have {len(body)} bytes,"
@@ -65,7 +91,7 @@ class CallClient:
         timeout = aiohttp.ClientTimeout(total=request.seconds + GRACE_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.post(
-                member.calls + PATH,
+                member.calls + path,
                 data=body,
                 headers={"Content-Type": "application/json"},
                 timeout=timeout,
@@ -83,7 +109,4 @@ class CallClient:
         if response.status != 200:
             said = answer[:200].decode("utf-8", "replace")
             raise Unavailable(f"engine {name} refused the call ({response.status}): {said}")
-        try:
-            return decode_reply(answer)
-        except msgspec.MsgspecError as error:
-            raise OutcomeUnknown(f"engine {name} answered what is no reply: {error}") from error
+        return answer

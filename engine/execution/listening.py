@@ -18,7 +18,7 @@ from engine.errors import InvalidInput
 from engine.execution.options import ExecutionSettings
 from engine.execution.server import CallServer
 from engine.execution.tls import names_in, server_context
-from engine.execution.wire import PATH, Reply, decode_request, encode
+from engine.execution.wire import PATH, PATH_FOR_MANY, Reply, decode_batch, decode_request, encode
 
 LOG = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class CallListener:
         settings = self._settings
         app = web.Application(client_max_size=settings.most_bytes + _ENVELOPE_BYTES)
         app.router.add_post(PATH, self._on_call)
+        app.router.add_post(PATH_FOR_MANY, self._on_batch)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -71,16 +72,30 @@ class CallListener:
             await runner.cleanup()
 
     async def _on_call(self, request: web.Request) -> web.Response:
-        if (who := self._stranger(request)) is not None:
-            LOG.warning("a call was refused: %s", who)
-            return web.Response(status=403, text=who)
-        if request.content_type != "application/json":  # what a browser sends unasked is not
-            return web.Response(status=415, text="calls are application/json")
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
         try:
             call = decode_request(await request.read())
         except msgspec.MsgspecError as error:
             return web.Response(status=400, text=f"not a call: {error}")
         return _answer(await self._server.perform(call))
+
+    async def _on_batch(self, request: web.Request) -> web.Response:
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        try:
+            batch = decode_batch(await request.read())
+        except msgspec.MsgspecError as error:
+            return web.Response(status=400, text=f"not a batch of calls: {error}")
+        return _answer(await self._server.perform_all(batch))
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if (who := self._stranger(request)) is not None:
+            LOG.warning("a call was refused: %s", who)
+            return web.Response(status=403, text=who)
+        if request.content_type != "application/json":  # what a browser sends unasked is not
+            return web.Response(status=415, text="calls are application/json")
+        return None
 
     def _stranger(self, request: web.Request) -> str | None:
         """Why whoever calls may not; None for a member."""
@@ -96,7 +111,7 @@ class CallListener:
         )
 
 
-def _answer(reply: Reply) -> web.Response:
+def _answer(reply: Reply | list[Reply]) -> web.Response:
     return web.Response(body=encode(reply), content_type="application/json")
 
 

@@ -24,7 +24,7 @@ from engine import arguments
 from engine.clock import utcnow
 from engine.errors import AuthorityLost, EngineError, InvalidInput, NotFound, OutcomeUnknown, TaskFailed
 from engine.execution.catalogue import Catalogue, LoadedTask
-from engine.execution.wire import Refusal, Reply, Request, encode, failed, refused
+from engine.execution.wire import Batch, Refusal, Reply, Request, encode, failed, refused
 from engine.plugin import (
     Activity,
     Authority,
@@ -40,6 +40,8 @@ from engine.plugin import (
 
 LOG = logging.getLogger(__name__)
 
+KEYS_AT_ONCE = 16
+"""Of one batch, so that it leaves room for other calls of the same caller."""
 END_SECONDS = 2.0
 """How long a handover waits for the calls that it cancels."""
 
@@ -211,6 +213,18 @@ class CallServer:
         )
         with self._under_way(request, shard) as running:
             return await self._run(task, context, parsed, running)
+
+    async def perform_all(self, batch: Batch) -> list[Reply]:
+        """As `perform`, for each key; some of them at a time."""
+        gate = asyncio.Semaphore(KEYS_AT_ONCE)
+
+        async def one(key: str) -> Reply:
+            async with gate:
+                return await self.perform(msgspec.structs.replace(batch.request, key=key))
+
+        async with asyncio.TaskGroup() as group:  # which cancels all where the caller has gone
+            tasks = [group.create_task(one(key), name=f"call {batch.request.task}") for key in batch.keys]
+        return [task.result() for task in tasks]
 
     def _refuse(self, why: Refusal, message: str) -> Reply:
         self.refused += 1

@@ -29,6 +29,7 @@ from engine.errors import (
 )
 
 PATH = "/call"
+PATH_FOR_MANY = "/calls"
 
 _KINDS: dict[str, type[EngineError]] = {
     kind.__name__: kind
@@ -76,6 +77,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any] = {}
 
 
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """One call for each of `keys`, all else alike; answered by a list of replies in their order."""
+
+    request: Request
+    keys: list[str]
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error by its name in `engine.errors`; one that has none there by that of its nearest parent."""
 
@@ -121,4 +129,6 @@ def failed(error: EngineError) -> Reply:
 
 encode = msgspec.json.Encoder().encode
 decode_request = msgspec.json.Decoder(Request).decode
+decode_batch = msgspec.json.Decoder(Batch).decode
+decode_replies = msgspec.json.Decoder(list[Reply]).decode
 decode_reply = msgspec.json.Decoder(Reply).decode

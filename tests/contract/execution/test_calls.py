@@ -12,9 +12,10 @@ from engine.coordination.session import SessionSettings
 from engine.db.database import Database
 from engine.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, TaskFailed, Unavailable
 from engine.execution.options import ExecutionSettings
-from engine.plugin import EngineId, OnMember, OwnerOf
+from engine.plugin import Answer, EngineId, OnMember, OwnerOf
+from engine.sharding.hashing import shard_of
 from tests.contract.coordination.conftest import until
-from tests.contract.execution.engines import Engine, divided, engine_on
+from tests.contract.execution.engines import SHARDS, Engine, divided, engine_on
 from tests.contract.execution.tasks import Done, said
 
 A, B = OnMember(EngineId("a")), OnMember(EngineId("b"))
@@ -113,6 +114,25 @@ async def test_map_calls_each_key_once_on_its_owner(a: Engine, b: Engine) -> Non
     assert sorted(answer.key or "" for answer in answers) == sorted(keys)
     assert all(answer.result == answer.engine for answer in answers), answers
     assert {answer.result for answer in answers} == {"a", "b"}
+
+
+async def test_an_owner_that_leaves_during_a_map_ends_what_it_had_begun_and_idempotent_tasks_go_on(
+    a: Engine, b: Engine, witness: Path
+) -> None:
+    keys = [f"k{n}" for n in range(300) if b.ownership.owner(shard_of(f"k{n}", SHARDS)) == "b"][:10]
+    asked = {"id": "x", "file": str(witness), "wait": True}
+
+    async def mapped(task: str) -> list[Answer]:
+        return [answer async for answer in a.calls.map(task, keys, asked)]
+
+    once, again = asyncio.create_task(mapped("work")), asyncio.create_task(mapped("again"))
+    await until(lambda: said(witness).count("began b x") == 20)
+    await b.leave()
+    assert {type(answer.error) for answer in await once} == {OutcomeUnknown}
+    await until(lambda: said(witness).count("began a x") == 10)
+    witness.with_suffix(".go").touch()
+    assert [answer.result for answer in await again] == [Done("a", "x")] * 10
+    assert said(witness).count("began a x") == 10
 
 
 async def test_a_caller_that_gives_up_cancels_the_task_over_there(
