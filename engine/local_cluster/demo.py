@@ -9,10 +9,11 @@ was lost. The simulator's log is the witness of what hosts saw, ZooKeeper's ctim
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 
@@ -66,36 +67,41 @@ async def run_demo(
         progress(
             f"{layout.hosts} hosts up on {layout.engines} engines after {time.monotonic() - begun:.1f} s"
         )
-        assert cluster.zookeeper is not None
-        settings = SessionSettings(
-            hosts=cluster.zookeeper.hosts, cluster=layout.cluster, tick_seconds=TICK_SECONDS
-        )
-        witness = Witness(
-            directory.simulator / "log",
-            period_seconds=PERIOD_SECONDS,
-            tick_seconds=TICK_OF_POLLS_SECONDS,
-            patience=patience,
-        )
         async with (
-            Observer.watching(settings) as observer,
+            _watched(cluster, directory, patience) as (observer, witness),
             open_simulator(directory.simulator / "control") as simulator,
             httpx.AsyncClient(base_url=cluster.api_url, timeout=30.0) as client,
         ):
-            settle_seconds = SETTLE_SECONDS * patience
-            await observer.settled(set(cluster.engines), layout.shards, seconds=settle_seconds)
-            workload = Workload(
-                client, [f"demo-{number:02}" for number in range(1, VMS + 1)], patience=patience
-            )
+            names = [f"demo-{number:02}" for number in range(1, VMS + 1)]
+            workload = Workload(client, names, patience=patience)
             await workload.start()
             demo = Demo(cluster, observer, witness, simulator, workload, patience=patience, say=say)
             async with workload.working():
                 await demo.run()
-                await workload.busy(BUSY, seconds=settle_seconds)
-                crash = await crash_host(client, simulator, workload.under_way, patience=patience)
-                crash.failures += await witness.judge_crash(crash, client)
-                say(crash)
+                crash = await demo.crash_host(client)
                 progress("waiting until every command has ended ...")
             return await witness.judge_vms(workload, simulator, excuse=crash.excuse)
+
+
+@contextlib.asynccontextmanager
+async def _watched(
+    cluster: LocalCluster, directory: StateDirectory, patience: float
+) -> AsyncIterator[tuple[Observer, Witness]]:
+    """Those who judge; entered once every shard has its owner."""
+    assert cluster.zookeeper is not None
+    witness = Witness(
+        directory.simulator / "log",
+        period_seconds=PERIOD_SECONDS,
+        tick_seconds=TICK_OF_POLLS_SECONDS,
+        patience=patience,
+    )
+    settings = SessionSettings(
+        hosts=cluster.zookeeper.hosts, cluster=cluster.layout.cluster, tick_seconds=TICK_SECONDS
+    )
+    async with Observer.watching(settings) as observer:
+        engines, shards = set(cluster.engines), cluster.layout.shards
+        await observer.settled(engines, shards, seconds=SETTLE_SECONDS * patience)
+        yield observer, witness
 
 
 class Demo:
@@ -110,7 +116,7 @@ class Demo:
         workload: Workload,
         *,
         patience: float,
-        say: Callable[[Result], None],
+        say: Callable[[Result | HostCrash], None],
     ) -> None:
         self.cluster = cluster
         self.observer = observer
@@ -131,6 +137,14 @@ class Demo:
         for step in (self._kill, self._freeze, self._freeze_with_supervisor, self._drain, self._start):
             await step()
         return self.results
+
+    async def crash_host(self, client: httpx.AsyncClient) -> HostCrash:
+        """The last step: a host dies, and no engine."""
+        await self.workload.busy(BUSY, seconds=self.settle_seconds)
+        crash = await crash_host(client, self.simulator, self.workload.under_way, patience=self.patience)
+        crash.failures += await self.witness.judge_crash(crash, client)
+        self.say(crash)
+        return crash
 
     # --- the steps ----------------------------------------------------------------------------------
 
