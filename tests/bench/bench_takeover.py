@@ -38,6 +38,7 @@ from plugins.simulator.log import read_requests
 
 LOOK_SECONDS = 0.01
 END_SECONDS = 180.0
+READY_SECONDS = 180.0
 SLOW_MS = 8000
 """How long a host takes for each create: time enough to start all of them before the first ends."""
 
@@ -139,7 +140,7 @@ async def trial(arguments: argparse.Namespace, *, with_supervisor: bool) -> tupl
         )
         with tempfile.TemporaryDirectory(prefix="engine-bench-") as path:
             async with LocalCluster(layout, StateDirectory(Path(path)), progress=lambda _: None) as cluster:
-                await cluster.ready()
+                await cluster.ready(seconds=READY_SECONDS)
                 async with (
                     Database(cluster.database_url) as database,
                     httpx.AsyncClient(base_url=cluster.api_url, timeout=60, trust_env=False) as http,
