@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
+RETRY_SECONDS = 0.1
 OPEN_SECONDS = 30.0
 """How long opening a map waits for ZooKeeper."""
 
@@ -42,6 +43,17 @@ class _Followed:
 
     async def follow(self, session: Session) -> None:
         """Keep the entries current until cancelled or the session ends."""
+        while not session.ended.is_set():
+            try:
+                await self._follow(session)
+            except Unavailable as error:  # the connection broke at the beginning
+                LOG.info("map=%s waits: %s", self.entries.name, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            except EngineError as error:  # the session is over, and whoever serves it knows
+                LOG.info("map=%s is not followed now: %s", self.entries.name, error)
+                return
+
+    async def _follow(self, session: Session) -> None:
         root = session.paths.map(self.entries.name)
         try:
             await _ensure(session, root)
@@ -54,8 +66,6 @@ class _Followed:
                     await session.ended.wait()
                 finally:
                     unsubscribe()
-        except EngineError as error:  # the session is over, and whoever serves it knows
-            LOG.info("map=%s is not followed now: %s", self.entries.name, error)
         finally:
             self.attachment = None
             self.attached.clear()

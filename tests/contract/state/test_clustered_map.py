@@ -260,6 +260,15 @@ async def cut(process: Process) -> None:
     unsubscribe()
 
 
+async def test_a_map_that_is_opened_while_the_connection_is_broken_is_followed_when_it_is_back(
+    a: Process,
+) -> None:
+    await cut(a)
+    async with asyncio.timeout(10), a.maps.open("halls", Room) as halls:
+        await halls.put("k", Room(1))
+        assert dict(halls) == {"k": Room(1)}
+
+
 async def test_a_value_that_was_broken_by_hand_is_left_out_and_can_be_written_anew(
     a: Process, b: Process
 ) -> None:

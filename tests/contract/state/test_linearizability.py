@@ -129,16 +129,27 @@ async def troubled(hosts: str, cluster: str, directory: Path, build: str) -> Asy
         await trouble.stop()
 
 
-async def recorded(trouble: Trouble, seconds: float, *, least: int) -> list[Operation]:
-    """What was asked until there is enough of it, and of the trouble."""
+async def recorded(
+    server: LocalServer, cluster: str, directory: Path, build: str, *, seconds: float, least: int
+) -> list[Operation]:
+    """What was asked in so much time at least, until there is enough of it and of the trouble.
+
+    It is read when nobody writes any more: else one file would lack what another one has seen.
+    """
 
     def enough() -> bool:
         lines = sum(len(file.read_bytes().splitlines()) for file in trouble.files)
         return trouble.freezes >= 1 and lines >= 2 * least
 
-    await asyncio.sleep(seconds)
-    await until(enough, seconds=seconds * 6 + 60)
-    return read(trouble.files)
+    async with troubled(server.hosts, cluster, directory, build) as trouble:
+        await asyncio.sleep(seconds)
+        await until(enough, seconds=seconds * 6 + 60)
+    operations = read(trouble.files)
+    unknown = sum(operation.unknown for operation in operations)
+    print(
+        f"{len(operations)} operations, {unknown} unknown, {trouble.kills} kills, {trouble.freezes} freezes"
+    )
+    return operations
 
 
 @pytest.mark.parametrize(
@@ -147,12 +158,7 @@ async def recorded(trouble: Trouble, seconds: float, *, least: int) -> list[Oper
 async def test_every_key_is_linearizable_under_kills_freezes_and_broken_connections(
     zookeeper: LocalServer, cluster_name: str, tmp_path: Path, seconds: int
 ) -> None:
-    async with troubled(zookeeper.hosts, cluster_name, tmp_path, "true") as trouble:
-        operations = await recorded(trouble, seconds, least=1000)
-    unknown = sum(operation.unknown for operation in operations)
-    print(
-        f"{len(operations)} operations, {unknown} unknown, {trouble.kills} kills, {trouble.freezes} freezes"
-    )
+    operations = await recorded(zookeeper, cluster_name, tmp_path, "true", seconds=seconds, least=1000)
     assert faults(operations) == []
 
 
@@ -160,9 +166,10 @@ async def test_every_key_is_linearizable_under_kills_freezes_and_broken_connecti
 async def test_a_planted_violation_is_found(
     zookeeper: LocalServer, cluster_name: str, tmp_path: Path, build: str
 ) -> None:
-    async with troubled(zookeeper.hosts, cluster_name, tmp_path, build) as trouble:
-        async with asyncio.timeout(90):
-            while True:
-                await asyncio.sleep(2)
-                if faults(read(trouble.files)):
-                    return
+    for attempt in range(8):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        name = f"{cluster_name}-{attempt}"
+        if faults(await recorded(zookeeper, name, directory, build, seconds=2, least=300)):
+            return
+    raise AssertionError("a planted fault was not found")
