@@ -33,7 +33,7 @@ SETTINGS = CommandSettings(
     handover_seconds=0.5,
     look_seconds=0.1,
     retry_seconds=(0.01, 0.05, 0.1),
-    sweep_seconds=0.2,
+    sweep_seconds=2.0,
 )
 CATALOGUE = Catalogue({"script": Script})
 _numbers = itertools.count(1)
