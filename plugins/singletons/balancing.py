@@ -24,8 +24,6 @@ LOG = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 _ALL = 100_000
-_REST = timedelta(minutes=10)
-"""How long a VM that was locked or could not be moved is left where it is."""
 
 
 @dataclass(slots=True)
@@ -80,6 +78,14 @@ class Balancing(Singleton):
             max=100.0,
             help="`power_saving`: no host is filled beyond this load, and one that is gives VMs away.",
         ),
+        cfg.FloatOpt(
+            "rest_seconds",
+            mutable=True,
+            default=600.0,
+            min=0.0,
+            max=86400.0,
+            help="How long a VM that was locked or could not be moved is left where it is, in seconds.",
+        ),
     )
 
     async def run(self, leadership: Leadership) -> None:
@@ -112,7 +118,7 @@ class Balancing(Singleton):
             for move in moves:
                 command = await self._move(move, cluster, hosts, vms, leadership)
                 if command is None:
-                    term.resting[move.vm_id] = self.context.now() + _REST
+                    term.resting[move.vm_id] = self._rested()
                 else:
                     term.moving[command] = cluster["id"]
 
@@ -127,7 +133,10 @@ class Balancing(Singleton):
                 continue
             del term.moving[command]
             if not outcome.succeeded:
-                term.resting[VmId(outcome.arguments["vm_id"])] = now + _REST
+                term.resting[VmId(outcome.arguments["vm_id"])] = self._rested()
+
+    def _rested(self) -> datetime:
+        return self.context.now() + timedelta(seconds=self.context.options["rest_seconds"])
 
     async def _move(
         self, move: Move, cluster: Row, hosts: Sequence[Row], vms: Sequence[Row], leadership: Leadership

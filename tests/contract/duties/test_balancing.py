@@ -16,14 +16,16 @@ async def balanced(site: VmSite, policy: str) -> None:
 
 
 def balancing(site: VmSite, gap: float) -> Balancing:
-    values = {"interval_seconds": 0.1, "gap_percent": gap, "at_once": 2, "low_percent": 20.0}
+    values = {"interval_seconds": 0.1, "gap_percent": gap, "at_once": 2, "rest_seconds": 0.2}
     return Balancing(context_of(site, Balancing, "balancing", values))
 
 
-async def places(site: VmSite) -> Counter[str | None]:
-    page = await site.inventory.vms()
-    assert all(vm.status == "up" and vm.destination_id is None for vm in page.vms)
-    return Counter(vm.host_id for vm in page.vms)
+async def rests_at(site: VmSite, *counts: int) -> bool:
+    """Whether nothing is on its way, and so many VMs are on each host that has any."""
+    vms = (await site.inventory.vms()).vms
+    if not all(vm.status == "up" and vm.destination_id is None for vm in vms):
+        return False
+    return sorted(Counter(vm.host_id for vm in vms).values()) == sorted(counts)
 
 
 async def run_all(site: VmSite, *hosts: int) -> None:
@@ -42,11 +44,9 @@ async def test_vms_are_spread_over_the_hosts_and_then_stay(site: VmSite) -> None
         await run_all(site, 0, 0, 0, 0, 0, 0)
         await balanced(site, "even")
         async with leading(balancing(site, gap=4.0)):
-            await until(lambda: _moved(site, 4))
-        assert sorted((await places(site)).values()) == [2, 2, 2]
-        moves = len(site.verbs("VM.migrate"))
-        assert moves == 4
-        assert len(await told(site, "vm_balanced")) == 4
+            await until(lambda: rests_at(site, 2, 2, 2), seconds=90.0)
+        asked = {event.data["command"] for event in await told(site, "vm_balanced")}
+        assert len(asked) == len(await told(site, "vm_balanced")) >= 4  # each was told once
 
 
 async def test_a_host_with_little_to_do_is_emptied(site: VmSite) -> None:
@@ -55,16 +55,4 @@ async def test_a_host_with_little_to_do_is_emptied(site: VmSite) -> None:
         await run_all(site, 0, 1, 1, 2, 2, 2)
         await balanced(site, "power_saving")
         async with leading(balancing(site, gap=4.0)):
-
-            async def gathered() -> bool:
-                return await _moved(site, 3) and len(await places(site)) == 1
-
-            await until(gathered)
-        assert set(await places(site)) == {site.rows[2].id}
-
-
-async def _moved(site: VmSite, count: int) -> bool:
-    page = await site.inventory.vms()
-    rest = all(vm.status == "up" and vm.destination_id is None for vm in page.vms)
-    ended = [e for e in await told(site, "command_succeeded") if e.message.startswith("migrate_vm")]
-    return rest and len(ended) >= count
+            await until(lambda: rests_at(site, 6), seconds=90.0)

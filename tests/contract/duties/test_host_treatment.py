@@ -20,6 +20,7 @@ from plugins.tasks.hosts import Reached
 from tests.contract.duties.running import context_of, leading, told
 from tests.contract.duties.test_ha_restart import ha_restart, run
 from tests.contract.vms.site import VmSite, until
+from tests.databases import only_sqlite
 
 HOUR = timedelta(hours=1)
 E1, E2 = EngineId("e1"), EngineId("e2")
@@ -188,6 +189,7 @@ async def _on(site: VmSite) -> bool:
     return any(change.on for change in site.powers())
 
 
+@only_sqlite
 @pytest.mark.parametrize("moment", [_verb, _off, _settled, _restarting, _on])
 async def test_a_treatment_whose_leader_and_engine_die_is_ended_by_their_heirs_with_one_fence(
     site: VmSite, moment: Callable[[VmSite], Awaitable[bool]]
