@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,17 +131,11 @@ async def test_what_has_ended_is_neither_cancelled_nor_resolved(
     assert (await api.simulate_post(path, json={"outcome": "maybe"})).status_code == 422
 
 
-async def test_a_page_of_a_hundred_thousand_takes_less_than_fifty_milliseconds(
-    api: ASGIConductor, database: Database
-) -> None:
-    for start in range(0, 100_000, 10_000):
-        await insert(database, *(row(number) for number in range(start, start + 10_000)))
+async def test_a_long_list_comes_by_pages_under_every_filter(api: ASGIConductor, database: Database) -> None:
+    """How long a page of 100,000 takes is measured by tests.bench.bench_commands."""
+    await insert(database, *(row(number) for number in range(10_000)))
     for query in ("", "?state=succeeded", "?type=nothing", "?entity=vm-7", "?state=failed", "?parent=none"):
-        path = f"/v1/commands{query}"
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            answer = await api.simulate_get(path)
-            took.append(time.perf_counter() - began)
-            assert answer.status_code == 200
-        assert min(took) < 0.05, (path, took)
+        answer = await api.simulate_get(f"/v1/commands{query}")
+        assert answer.status_code == 200
+        assert len(answer.json["commands"]) <= 100
+        assert (answer.json["next"] is not None) == (len(answer.json["commands"]) == 100)

