@@ -160,3 +160,19 @@ async def test_clusters_are_listed_by_pages_in_the_order_of_their_names(api: ASG
     rest = (await api.simulate_get(first["next"])).json
     assert [cluster["name"] for cluster in rest["clusters"]] == ["zeta"]
     assert rest["next"] is None
+
+
+async def test_a_vms_priority_and_a_clusters_balancing_are_checked_and_shown(api: ASGIConductor) -> None:
+    asked = {"name": "vital", "memory_bytes": 2**28, "highly_available": True, "priority": 90}
+    added = await api.simulate_post("/v1/vms", json=asked)
+    assert added.status_code == 201
+    shown = {name: added.json[name] for name in ("priority", "wanted", "restart_tries", "restart_at")}
+    assert shown == {"priority": 90, "wanted": "down", "restart_tries": 0, "restart_at": None}
+    changed = await api.simulate_patch("/v1/vms/vital", json={"priority": 101})
+    assert changed.status_code == 422
+    assert "from 0 to 100" in changed.text
+    cluster = await api.simulate_patch("/v1/clusters/default", json={"balancing": "even", "fencing": False})
+    assert (cluster.json["balancing"], cluster.json["fencing"]) == ("even", False)
+    refused = await api.simulate_patch("/v1/clusters/default", json={"balancing": "level"})
+    assert refused.status_code == 422
+    assert "none, even, power_saving" in refused.text
