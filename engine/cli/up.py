@@ -45,7 +45,9 @@ def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
         help="a database that runs already, for example postgresql+asyncpg://user:password@127.0.0.1/engine"
         " (default: an SQLite file in the state directory)",
     )
-    parser.add_argument("--tls", action="store_true", help="mutual TLS between engines and hosts")
+    parser.add_argument(
+        "--tls", action="store_true", help="mutual TLS between engines and hosts, and between engines"
+    )
 
 
 def layout_from(arguments: argparse.Namespace) -> Layout:

@@ -7,6 +7,7 @@ Made once in the state directory, keys readable by the user only. Good for ten y
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,10 +39,11 @@ class CertificateFiles:
         return self.directory / f"{role}.key"
 
 
-def write_certificates(directory: Path) -> CertificateFiles:
-    """The files of `directory`, made when they are missing: for the roles `host` and `engine`."""
+def write_certificates(directory: Path, callers: Iterable[str] = ()) -> CertificateFiles:
+    """The files of `directory`, made when any is missing: for the roles `host` and `engine`, with which
+    hosts and engines meet, and for each of `callers`, who call each other by these names."""
     files = CertificateFiles(directory)
-    roles = ("host", "engine")
+    roles = ("host", "engine", *callers)
     if files.ca.exists() and all(files.certificate(r).exists() and files.key(r).exists() for r in roles):
         return files
     ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -60,7 +62,9 @@ def write_certificates(directory: Path) -> CertificateFiles:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                x509.SubjectAlternativeName(
+                    [x509.DNSName(role), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+                ),
                 critical=False,
             )
             .sign(ca_key, hashes.SHA256())

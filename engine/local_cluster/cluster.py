@@ -26,7 +26,14 @@ from engine.db import migrate
 from engine.db.database import Database
 from engine.local_cluster.certificates import CertificateFiles, write_certificates
 from engine.local_cluster.children import Child, ChildFailed, spawn
-from engine.local_cluster.layout import TICK_SECONDS, Layout, free_port, require_free, write_configuration
+from engine.local_cluster.layout import (
+    CALLERS,
+    TICK_SECONDS,
+    Layout,
+    free_port,
+    require_free,
+    write_configuration,
+)
 from engine.local_cluster.state import ProcessName, StateDirectory
 from engine.local_cluster.store import write_fleet
 from engine.processes import start_time
@@ -82,7 +89,7 @@ class LocalCluster:
         require_free(layout.api_port, "the API", "--api-port")
         require_free(layout.zk_port, "ZooKeeper", "--zk-port")
         if layout.tls:
-            write_certificates(directory.simulator)
+            write_certificates(directory.simulator, CALLERS)
         if not directory.secrets_key.exists():
             Secrets.make_key(directory.secrets_key)
         self.progress("ZooKeeper")

@@ -15,6 +15,10 @@ from engine.local_cluster.certificates import CertificateFiles
 from engine.local_cluster.state import StateDirectory
 
 TICK_SECONDS = 0.5
+MOST_ENGINES = 16
+API = "api"
+CALLERS = (*(f"engine-{number}" for number in range(1, MOST_ENGINES + 1)), API)
+"""Who calls whom by name, where calls are made over TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class Layout:
         if self.database_url is not None and not re.match(DATABASE_URL, self.database_url):
             bad["database_url"] = f"{self.database_url} does not match {DATABASE_URL}"
         for name, low, high in (
-            ("engines", 1, 16),
+            ("engines", 1, MOST_ENGINES),
             ("hosts", 0, 20000),
             ("api_port", 0, 65535),
             ("zk_port", 0, 65535),
@@ -113,6 +117,13 @@ def write_configuration(
             "ca_file": str(files.ca),
             "cert_file": str(files.certificate("engine")),
             "key_file": str(files.key("engine")),
+        }
+        caller = name or API
+        parser["execution"] = {
+            "ca": str(files.ca),
+            "certificate": str(files.certificate(caller)),
+            "key": str(files.key(caller)),
+            "callers": API,
         }
     for group, options in layout.overrides.items():
         if not parser.has_section(group):

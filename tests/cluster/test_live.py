@@ -13,7 +13,11 @@ from tests.cluster.conftest import Workplace, eventually
 def test_engines_answer_for_themselves_and_one_that_is_frozen_is_an_error_in_its_place(
     workplace: Workplace,
 ) -> None:
-    workplace.up()
+    workplace.up("--tls")
+    said = workplace.run(
+        "zkcli", "--state-dir", str(workplace.state), "get", "/engine/default/members/engine-1"
+    )
+    assert '"calls":"https://127.0.0.1:' in said.stdout
     eventually(
         lambda: all(host["status"] == "up" for host in workplace.ask("hosts", "list")),
         what="all hosts are up",
