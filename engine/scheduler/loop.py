@@ -17,10 +17,11 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from engine.errors import AuthorityLost, Fenced, Unavailable
+from engine.errors import AuthorityLost, Conflict, Fenced, Unavailable
 from engine.plugin import EngineId, ShardId
 from engine.scheduler import planning
 from engine.scheduler.agenda import Agenda
+from engine.scheduler.backlog import Backlog
 from engine.scheduler.clock import DatabaseClock
 from engine.scheduler.ledger import Ledger
 from engine.scheduler.records import Change, Due, Fire, Fired, FireState, Schedule
@@ -74,7 +75,7 @@ class Scheduler:
         self._claims: dict[ShardId, ShardClaim] = {}
         self._agenda = Agenda()
         self._runs = Runs()
-        self._queued: dict[str, ShardId] = {}
+        self._backlog = Backlog()
         self._unread: set[ShardId] = set()
         self._wanted = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -142,8 +143,7 @@ class Scheduler:
     def _forget(self, shards: Collection[ShardId]) -> None:
         self._unread.difference_update(shards)
         self._agenda.forget(shards)
-        for id in [id for id, shard in self._queued.items() if shard in shards]:
-            del self._queued[id]
+        self._backlog.forget(shards)
 
     # --- looking for work ---------------------------------------------------------------------------
 
@@ -197,6 +197,10 @@ class Scheduler:
                 await self._fire(batch)
             if unread:
                 await self._adopt_open(unread)
+            if ready := self._backlog.pop_ready(self._runs.hinders, most=MOST_TAKEN):
+                await self._adopt(ready, busy=set())
+            if self._backlog.ready:
+                self._wanted.set()  # what has come due meanwhile goes first
         except BaseException:
             self._unread |= unread & self._claims.keys()
             raise
@@ -253,8 +257,8 @@ class Scheduler:
             if fire.state is FireState.RUNNING:
                 self._start(claims[fire.shard], jobs[fire.schedule_id], fire)
             elif fire.state is FireState.QUEUED:
-                self._queued[fire.schedule_id] = fire.shard
-                self.refresh([fire.shard])
+                self._backlog.put(fire)
+                self._wanted.set()
         for due in batch:
             job = due.schedule
             if self._claims.get(job.shard) is not claims[job.shard]:
@@ -288,8 +292,8 @@ class Scheduler:
         finally:
             self._runs.stopped(run)
         self._runs.remove(run)
-        if run.schedule.id in self._queued:
-            self.refresh([run.claim.shard])
+        if self._backlog.ended(run.schedule.id):
+            self._wanted.set()
 
     # --- adopting -----------------------------------------------------------------------------------
 
@@ -297,14 +301,14 @@ class Scheduler:
         """Runs that have not ended and that nobody here carries out: of a dead engine, asked for, waiting."""
         held = [shard for shard in shards if shard in self._claims]
         found = await self._store.open_fires(held) if held else []
-        for id in [id for id, shard in self._queued.items() if shard in shards]:
-            del self._queued[id]
-        self._queued.update((f.schedule_id, f.shard) for f in found if f.state is FireState.QUEUED)
-        strange = [fire for fire in found if fire.key not in self._runs]
-        if not strange:
-            return
+        self._backlog.replace(held, [fire for fire in found if fire.state is FireState.QUEUED])
+        strange = [f for f in found if f.state is not FireState.QUEUED and f.key not in self._runs]
+        if strange:
+            await self._adopt(strange, busy={fire.schedule_id for fire in strange})
+
+    async def _adopt(self, strange: Sequence[Fire], *, busy: set[str]) -> None:
+        """Decide about them, and take them over. `busy`: jobs with a run that has begun and not ended."""
         jobs = await self._store.schedules({fire.schedule_id for fire in strange})
-        busy = {fire.schedule_id for fire in found if fire.state is not FireState.QUEUED}
         decided: list[tuple[Schedule, Change]] = []
         for fire in strange:
             job, claim = jobs.get(fire.schedule_id), self._claims.get(fire.shard)
@@ -337,6 +341,11 @@ class Scheduler:
             for shard in sorted(claims):
                 some = [(job, change) for job, change in mine if change.after.shard == shard]
                 await self._unless_fenced(shard, partial(self._take_in, {shard: claims[shard]}, some))
+        except Conflict as error:
+            # Another run of the job is there after all, as of an outcome that could not be written.
+            LOG.error("engine=%s: a run cannot be begun: %s", self._engine, error)
+            for one in mine if len(mine) > 1 else ():
+                await self._take([one])
 
     async def _take_in(
         self, claims: Mapping[ShardId, ShardClaim], decided: Sequence[tuple[Schedule, Change]]
@@ -348,8 +357,8 @@ class Scheduler:
         for job, change in decided:
             if change.after.key in taken and change.after.ended_at is None:
                 self._start(claims[change.after.shard], job, change.after)
-            elif change.after.ended_at is not None and job.id in self._queued:
-                self.refresh([job.shard])
+            else:
+                self._backlog.ended(job.id)
 
     async def _unless_fenced(self, shard: ShardId, work: Callable[[], Awaitable[None]]) -> None:
         claim = self._claims.get(shard)

@@ -46,6 +46,11 @@ class Runs:
         latest = self._latest.get(job_id)
         return latest is not None and not latest.over
 
+    def hinders(self, job_id: str) -> bool:
+        """Whether a run of the job is in here beside which none may begin, be it over."""
+        latest = self._latest.get(job_id)
+        return latest is not None and not latest.schedule.overlap
+
     def tasks_of(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
         return [task for run, task in self._runs.values() if run.claim.shard in shards]
 

@@ -32,6 +32,7 @@ Connection = AsyncConnection
 
 MOST_SCHEDULES = 20_000
 """Read at once; those that are due later are read when these are through."""
+MOST_QUEUED = 2000
 
 
 class FireStore:
@@ -68,14 +69,15 @@ class FireStore:
             return [Schedule.from_row(row) for row in await connection.execute(query)]
 
     async def open_fires(self, shards: Collection[ShardId]) -> list[Fire]:
-        """The runs of these shards that have not ended, the oldest first."""
-        query = (
-            sa.select(fire)
-            .where(fire.c.shard.in_(list(shards)), fire.c.ended_at.is_(None))
-            .order_by(fire.c.fire_at)
-        )
+        """The runs of these shards that have not ended, the oldest first; of those that only wait for others,
+        as many as will be begun before this is asked again."""
+        still_open = sa.select(fire).where(fire.c.shard.in_(list(shards)), fire.c.ended_at.is_(None))
+        queued = fire.c.state == str(FireState.QUEUED)
         async with self.database.reading() as connection:
-            return [Fire.from_row(row) for row in await connection.execute(query)]
+            found = [Fire.from_row(row) for row in await connection.execute(still_open.where(~queued))]
+            waiting = still_open.where(queued).order_by(fire.c.fire_at).limit(MOST_QUEUED)
+            found += [Fire.from_row(row) for row in await connection.execute(waiting)]
+        return sorted(found, key=lambda each: each.fire_at)
 
     async def schedules(self, ids: Collection[str]) -> dict[str, Schedule]:
         """Those of these that there are."""
@@ -112,15 +114,11 @@ class FireStore:
 
     async def take(self, epochs: Mapping[ShardId, int], changes: Sequence[Change]) -> set[FireKey]:
         """Runs that are ours from now on, as decided; of these, those that were still as they were."""
-        taken: list[Change] = []
         async with self.database.fenced(epochs) as connection:
-            for change in changes:
-                result = await connection.execute(_TAKE, _taking(change))
-                if result.rowcount:
-                    taken.append(change)
-            begun = await self._commit_with(connection, taken)
+            taken = await _change(connection, changes)
+            begun = await self._commit_with(connection, [c for c in changes if c.before.key in taken])
         await self._commands.tell(begun)
-        return {change.after.key for change in taken}
+        return taken
 
     async def record(
         self, epochs: Mapping[ShardId, int], changes: Sequence[Change]
@@ -131,7 +129,7 @@ class FireStore:
             present = await held_epochs(connection, epochs)
             lost = {shard for shard, epoch in epochs.items() if present.get(shard) != epoch}
             valid = [change for change in changes if change.before.shard not in lost]
-            done = await _record(connection, valid) if valid else set()
+            done = await _change(connection, valid)
             begun = await self._commit_with(connection, [c for c in valid if c.before.key in done])
         await self._commands.tell(begun)
         return done, lost
@@ -262,55 +260,55 @@ _INSERT_ONE = (
     .on_conflict_do_nothing(index_elements=[fire.c.schedule_id, fire.c.fire_at])
     .returning(fire.c.schedule_id, fire.c.fire_at)
 )
-_CHANGED = ("epoch", "engine", "state", "running_key", "attempt", "retry_at", "command_id", "error")
-_CHANGED_TIMES = ("started_at", "ended_at")
-_TAKE = (
-    fire.update()
-    .where(
-        fire.c.schedule_id == sa.bindparam("of_id"),
-        fire.c.fire_at == sa.bindparam("of_fire_at", type_=_times),
-        fire.c.ended_at.is_(None),
-        fire.c.state == sa.bindparam("of_state"),
-        fire.c.attempt == sa.bindparam("of_attempt"),
-        fire.c.epoch.is_not_distinct_from(sa.bindparam("of_epoch", type_=sa.BigInteger)),
-    )
-    .values({name: sa.bindparam(name, type_=fire.c[name].type) for name in (*_CHANGED, *_CHANGED_TIMES)})
+_CHANGED = (
+    "epoch",
+    "engine",
+    "state",
+    "running_key",
+    "attempt",
+    "retry_at",
+    "command_id",
+    "error",
+    "started_at",
+    "ended_at",
 )
-_RECORDED = ("state", "running_key", "attempt", "retry_at", "command_id", "error", *_CHANGED_TIMES)
-_set = _arrays(
-    "changed",
+_found = _arrays(
+    "found",
     {
         "of_id": sa.String(36),
         "of_fire_at": _times,
-        "of_epoch": sa.BigInteger(),
+        "of_state": sa.String(16),
         "of_attempt": sa.Integer(),
+        "of_epoch": sa.BigInteger(),
         "result": sa.Text(),
-        **{name: fire.c[name].type for name in _RECORDED},
+        **{name: fire.c[name].type for name in _CHANGED},
     },
 )
-_RECORD_MANY = (
+_CHANGE_MANY = (
     fire.update()
     .where(
-        fire.c.schedule_id == _set.c.of_id,
-        fire.c.fire_at == _set.c.of_fire_at,
-        fire.c.epoch == _set.c.of_epoch,
-        fire.c.attempt == _set.c.of_attempt,
+        fire.c.schedule_id == _found.c.of_id,
+        fire.c.fire_at == _found.c.of_fire_at,
+        fire.c.state == _found.c.of_state,
+        fire.c.attempt == _found.c.of_attempt,
+        fire.c.epoch.is_not_distinct_from(_found.c.of_epoch),
         fire.c.ended_at.is_(None),
     )
-    .values({name: _set.c[name] for name in _RECORDED} | {"result": sa.cast(_set.c.result, sa.JSON)})
+    .values({name: _found.c[name] for name in _CHANGED} | {"result": sa.cast(_found.c.result, sa.JSON)})
     .returning(fire.c.schedule_id, fire.c.fire_at)
 )
-_RECORD_ONE = (
+_CHANGE_ONE = (
     fire.update()
     .where(
         fire.c.schedule_id == sa.bindparam("of_id"),
         fire.c.fire_at == sa.bindparam("of_fire_at", type_=_times),
-        fire.c.epoch == sa.bindparam("of_epoch"),
+        fire.c.state == sa.bindparam("of_state"),
         fire.c.attempt == sa.bindparam("of_attempt"),
+        fire.c.epoch.is_not_distinct_from(sa.bindparam("of_epoch", type_=sa.BigInteger)),
         fire.c.ended_at.is_(None),
     )
     .values(
-        {name: sa.bindparam(name, type_=fire.c[name].type) for name in _RECORDED}
+        {name: sa.bindparam(name, type_=fire.c[name].type) for name in _CHANGED}
         | {"result": sa.bindparam("result", type_=sa.JSON(none_as_null=True))}
     )
     .returning(fire.c.schedule_id, fire.c.fire_at)
@@ -353,38 +351,30 @@ async def _insert(connection: Connection, rows: Sequence[Fire]) -> set[FireKey]:
     return keys
 
 
-def _taking(change: Change) -> dict[str, Any]:
-    before, after = change.before, change.after
-    return {
-        "of_id": before.schedule_id,
-        "of_fire_at": before.fire_at,
-        "of_state": before.state,
-        "of_attempt": before.attempt,
-        "of_epoch": before.epoch,
-        **{name: getattr(after, name) for name in (*_CHANGED, *_CHANGED_TIMES)},
-    }
-
-
-async def _record(connection: Connection, changes: Sequence[Change]) -> set[FireKey]:
+async def _change(connection: Connection, changes: Sequence[Change]) -> set[FireKey]:
+    """Those of these runs that were still as they were found, and have not ended; they are changed."""
+    if not changes:
+        return set()
     rows = [
         {
             "of_id": change.before.schedule_id,
             "of_fire_at": change.before.fire_at,
-            "of_epoch": change.before.epoch,
+            "of_state": change.before.state,
             "of_attempt": change.before.attempt,
+            "of_epoch": change.before.epoch,
             "result": change.after.result,
-            **{name: getattr(change.after, name) for name in _RECORDED},
+            **{name: getattr(change.after, name) for name in _CHANGED},
         }
         for change in changes
     ]
     if connection.dialect.name == "postgresql":
-        arrays = {f"changed_{name}": [row[name] for row in rows] for name in rows[0]}
-        arrays["changed_result"] = [_json(result) for result in arrays["changed_result"]]
-        result = await connection.execute(_RECORD_MANY, arrays)
+        arrays = {f"found_{name}": [row[name] for row in rows] for name in rows[0]}
+        arrays["found_result"] = [_json(result) for result in arrays["found_result"]]
+        result = await connection.execute(_CHANGE_MANY, arrays)
         return {(row.schedule_id, row.fire_at) for row in result}
     keys: set[FireKey] = set()
     for values in rows:
-        keys |= {(row.schedule_id, row.fire_at) for row in await connection.execute(_RECORD_ONE, values)}
+        keys |= {(row.schedule_id, row.fire_at) for row in await connection.execute(_CHANGE_ONE, values)}
     return keys
 
 
