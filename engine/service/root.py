@@ -41,7 +41,7 @@ from engine.db.groupcommit import GroupCommit
 from engine.db.identity import identity
 from engine.db.options import DatabaseSettings
 from engine.errors import AuthorityLost, Fenced, Unavailable
-from engine.execution.server import Post
+from engine.execution.server import CallServer, Post
 from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
@@ -101,6 +101,14 @@ class Service:
     @property
     def shards_owned(self) -> int:
         return len(self._ownership.owned) if self._ownership else 0
+
+    @property
+    def calls(self) -> CallServer:
+        return self._calling.server
+
+    @property
+    def map_entries(self) -> Mapping[str, int]:
+        return self._maps.sizes()
 
     def authority_seconds(self) -> float:
         return max(0.0, self._session.authority.remaining_seconds()) if self._session else 0.0
@@ -165,7 +173,8 @@ class Service:
             database.work_for(session.identity.session_id)
             try:
                 member = self._member(await identity(database))
-                async with self._following(session), join(session, member) as membership:
+                # Joined first: whoever still has this engine's name is waited for, or told of, there.
+                async with join(session, member) as membership, self._following(session):
                     require_one_database(membership)
                     self.beat.acting_under(session.authority)
                     async with session.authority.scope():
