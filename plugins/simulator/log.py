@@ -1,12 +1,13 @@
 """The witness's log: what each simulated host was asked, when, by which engine, under which epoch.
 
-One JSON line a request, `{"t", "host", "engine", "epoch", "verb", "id", "op"}`, and one a connection
-opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`, a VM that changed,
-`{"t", "host", "vm", "status"}`, and a machine switched on or off, `{"t", "host", "power"}`; `t` is
-CLOCK_BOOTTIME in seconds. Each process appends to a file of its own and a host lives in one process,
-so a host's lines are in the order in which they happened; `read_log` merges the files of the running
-boot. A line is with the kernel before its request is carried out (3 us each, so nothing is buffered):
-whatever an engine learned from a host is in the log already, and no death of a process can lose it.
+One JSON line a request, `{"t", "host", "engine", "epoch", "verb", "id", "op"}` (and `about`, the VM),
+one a connection opened or closed, `{"t", "host", "connection": "opened"|"closed", "peer"}`, a VM that
+changed, `{"t", "host", "vm", "status"}`, and a machine switched on or off, `{"t", "host", "power"}`;
+`t` is CLOCK_BOOTTIME in seconds. Each process appends to a file of its own and a host lives in one
+process, so a host's lines are in the order in which they happened; `read_log` merges the files of the
+running boot. A line is with the kernel before its request is carried out (3 us each, so nothing is
+buffered): whatever an engine learned from a host is in the log already, and no death of a process can
+lose it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Request:
     verb: str
     id: str
     op: str
+    vm: str = ""
+    """The VM that it is about; "" where it is about none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +101,32 @@ class WitnessLog:
             self._open()
 
     def request(
-        self, host: int, *, engine: str, epoch: int | None, verb: object, request_id: object, op: str
+        self,
+        host: int,
+        *,
+        engine: str,
+        epoch: int | None,
+        verb: object,
+        request_id: object,
+        op: str,
+        about: object = None,
     ) -> None:
-        """A host was asked. `verb` and `request_id` are whatever the client sent."""
+        """A host was asked. `verb`, `request_id` and `about` (the VM) are whatever the client sent."""
         self.requests += 1
         if self._fd < 0:
             return
-        self._add(
-            {
-                "t": boottime(),
-                "host": host,
-                "engine": engine,
-                "epoch": epoch,
-                "verb": _text(verb),
-                "id": _text(request_id),
-                "op": op,
-            }
-        )
+        entry: dict[str, object] = {
+            "t": boottime(),
+            "host": host,
+            "engine": engine,
+            "epoch": epoch,
+            "verb": _text(verb),
+            "id": _text(request_id),
+            "op": op,
+        }
+        if about is not None:
+            entry["about"] = _text(about)
+        self._add(entry)
 
     def connection(self, host: int, *, opened: bool, peer: int) -> None:
         if self._fd >= 0:
@@ -193,6 +205,7 @@ def _entry(line: dict[str, object]) -> Entry:
         verb=str(line["verb"]),
         id=str(line["id"]),
         op=str(line["op"]),
+        vm=str(line.get("about", "")),
     )
 
 

@@ -136,6 +136,7 @@ def _respond(host: SimulatedHost, answers: list[dict[str, Any]]) -> None:
 def _log(host: SimulatedHost, headers: dict[str, str], request: Any) -> bool:
     """Record one request; True if it bears an epoch lower than one this host has seen."""
     is_request = isinstance(request, dict)
+    params = request.get("params") if is_request else None
     epoch = _epoch(headers.get("engine-epoch", ""))
     host.log.request(
         host.port,
@@ -144,6 +145,7 @@ def _log(host: SimulatedHost, headers: dict[str, str], request: Any) -> bool:
         verb=request.get("method", "") if is_request else "",
         request_id=request.get("id", "") if is_request else "",
         op=headers.get("ovirtCorrelationId", ""),
+        about=params.get("vmID") if isinstance(params, dict) else None,
     )
     host.counters.requests += 1
     if epoch is None:

@@ -110,14 +110,29 @@ def in_two_places(log: Log) -> list[InTwoPlaces]:
 
 
 def sent_twice(log: Log, verbs: Collection[str] = ONCE) -> list[SentTwice]:
-    """Every request that repeats one of `verbs` for the same operation, on whatever host."""
+    """Every request that repeats one of `verbs` for the same operation, on whatever host.
+
+    What came to nothing in between may be tried again: a VM that had been created and was gone again with
+    its machine, one that was on its way and is back.
+    """
     first: dict[tuple[str, str], Request] = {}
+    undone: dict[tuple[int, str], set[str]] = {}
+    statuses: dict[tuple[int, str], str] = {}
     found: list[SentTwice] = []
     for entry in _in_order(log):
-        if isinstance(entry, Request) and entry.verb in verbs and entry.op:
+        if isinstance(entry, VmChange):
+            place = entry.host, entry.vm
+            before, statuses[place] = statuses.get(place, GONE), entry.status
+            if entry.status == GONE:
+                undone.setdefault(place, set()).add("VM.create")
+            elif before == _LEAVING and entry.status not in _NOWHERE:
+                undone.setdefault(place, set()).add("VM.migrate")
+        elif isinstance(entry, Request) and entry.verb in verbs and entry.op:
+            came_to_nothing = undone.get((entry.host, entry.vm), set())
             earlier = first.setdefault((entry.verb, entry.op), entry)
-            if earlier is not entry:
+            if earlier is not entry and not (earlier.host == entry.host and entry.verb in came_to_nothing):
                 found.append(SentTwice(entry, earlier))
+            came_to_nothing.discard(entry.verb)
     return found
 
 

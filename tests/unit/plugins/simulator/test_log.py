@@ -30,13 +30,14 @@ def ask(log: WitnessLog, host: int, **fields: object) -> None:
 
 def test_a_request_comes_back_as_it_was_written(tmp_path: Path) -> None:
     log = WitnessLog(tmp_path)
-    log.request(20000, engine="e", epoch=(3 << 32) | 7, verb="VM.create", request_id="id", op="op-1")
+    epoch = (3 << 32) | 7
+    log.request(20000, engine="e", epoch=epoch, verb="VM.create", request_id="id", op="op-1", about="v1")
     log.connection(20000, opened=False, peer=40000)
     log.close()
     request, change = read_log(tmp_path)
     assert isinstance(request, Request)
     assert (request.host, request.engine, request.epoch) == (20000, "e", (3 << 32) | 7)
-    assert (request.verb, request.id, request.op) == ("VM.create", "id", "op-1")
+    assert (request.verb, request.id, request.op, request.vm) == ("VM.create", "id", "op-1", "v1")
     assert isinstance(change, ConnectionChange)
     assert (change.host, change.opened, change.peer) == (20000, False, 40000)
     assert change.t >= request.t > 0

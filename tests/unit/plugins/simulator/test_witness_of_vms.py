@@ -109,6 +109,34 @@ def test_what_may_be_repeated_or_has_no_operation_accuses_nobody() -> None:
     assert sent_twice([sent(1, "VM.destroy"), sent(2, "VM.destroy"), sent(3, op=""), sent(4, op="")]) == []
 
 
+def test_a_migration_that_came_back_may_be_tried_again_once_for_each_time() -> None:
+    def migrate(t: float) -> Request:
+        return Request(t=t, host=1, engine="a", epoch=1, verb="VM.migrate", id=str(t), op="o", vm="v")
+
+    back: list[Entry] = [vm(1, 1), migrate(2), vm(2.1, 1, SOURCE), vm(2.2, 1)]
+    assert sent_twice([*back, migrate(5)]) == []
+    (found,) = sent_twice([*back, migrate(5), migrate(6)])
+    assert found.request == migrate(6)
+
+
+def test_a_migration_that_is_under_way_or_has_arrived_may_not() -> None:
+    def migrate(t: float) -> Request:
+        return Request(t=t, host=1, engine="a", epoch=1, verb="VM.migrate", id=str(t), op="o", vm="v")
+
+    leaving: list[Entry] = [vm(1, 1), migrate(2), vm(2.1, 1, SOURCE)]
+    assert len(sent_twice([*leaving, migrate(5)])) == 1
+    assert len(sent_twice([*leaving, vm(3, 1, "Down"), migrate(5)])) == 1
+
+
+def test_a_creation_may_be_tried_again_where_the_vm_died_with_its_machine() -> None:
+    def create(t: float, host: int = 1) -> Request:
+        return Request(t=t, host=host, engine="a", epoch=1, verb="VM.create", id=str(t), op="o", vm="v")
+
+    gone: list[Entry] = [create(1), vm(1.1, 1, "WaitForLaunch"), vm(2, 1, GONE)]
+    assert sent_twice([*gone, create(3)]) == []
+    assert len(sent_twice([*gone, create(3, host=2)])) == 1  # elsewhere it is another operation
+
+
 # --- starts and power ---
 
 
