@@ -7,7 +7,7 @@ float, so it is read whole; a histogram may be one observation ahead of its coun
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from engine.config.live import LiveConfiguration
 from engine.errors import InvalidInput
+from engine.execution.server import CallServer
 from engine.hosts.fleet import HostFleet
 from engine.hosts.measures import BOUNDS_SECONDS, Distribution
 
@@ -52,6 +53,12 @@ class Measured(Protocol):
     @property
     def shards_owned(self) -> int: ...
 
+    @property
+    def calls(self) -> CallServer: ...
+
+    @property
+    def map_entries(self) -> Mapping[str, int]: ...
+
     def authority_seconds(self) -> float: ...
 
 
@@ -69,6 +76,18 @@ class EngineCollector(Collector):
             "Seconds for which this engine may act if ZooKeeper answers nothing more.",
             measured.authority_seconds(),
         )
+        yield CounterMetricFamily(
+            "engine_calls_begun", "Calls of tasks that this engine began.", measured.calls.begun
+        )
+        yield CounterMetricFamily(
+            "engine_calls_refused", "Calls that it refused: not its own, or too many.", measured.calls.refused
+        )
+        entries = GaugeMetricFamily(
+            "engine_map_entries", "Entries of the clustered maps that are open here.", labels=["map"]
+        )
+        for name, number in measured.map_entries.items():
+            entries.add_metric([name], number)
+        yield entries
         if (shared := measured.shared) is not None:
             yield GaugeMetricFamily(
                 "engine_configuration_refused",

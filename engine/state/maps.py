@@ -133,7 +133,7 @@ class Maps:
 
     def sizes(self) -> Mapping[str, int]:
         """How many entries each open map has."""
-        return {name: len(followed.entries.values) for (name, _), followed in self._followed.items()}
+        return {name: len(followed.entries.values) for (name, _), followed in tuple(self._followed.items())}
 
     def _follow(self, followed: _Followed) -> None:
         running = followed.following is not None and not followed.following.done()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
 
 from engine.coordination.closing import close_session
 from engine.coordination.session import Session, SessionSettings, open_session
+from engine.errors import Unavailable
 from engine.plugin import Changed, Versioned
 from engine.state.entries import Changes
 from engine.state.maps import Maps
@@ -62,9 +64,13 @@ class Sessions:
         await until(lambda: self.present is not None)
         session = self.present
         assert session is not None
-        await asyncio.to_thread(close_session, self._settings.hosts, session.identity)
-        async with asyncio.timeout(10):
-            await session.ended.wait()
+        async with asyncio.timeout(30):
+            while not session.ended.is_set():
+                with contextlib.suppress(Unavailable):  # the server may drop whoever comes to close it
+                    await asyncio.to_thread(close_session, self._settings.hosts, session.identity)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(2):
+                        await session.ended.wait()
 
 
 async def write(writer: Process, stop: asyncio.Event) -> None:
