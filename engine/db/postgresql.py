@@ -9,6 +9,7 @@ as well, a little longer; a connection that it hit is thrown away. Server times 
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,9 @@ STATEMENT_SECONDS = 30.0
 """What no statement of the engine takes; migrations lift it for themselves."""
 ANSWER_SECONDS = 5.0
 """How much longer than the server's own bound its answer is waited for."""
+UNACKNOWLEDGED_SECONDS = 10.0
+"""What the server's machine has not acknowledged for so long never reached it: the connection is over. Else a
+machine that is cut off (or a server that is) would be noticed by the driver's bound alone."""
 NAME_BYTES = 63
 """PostgreSQL cuts application_name to NAMEDATALEN - 1."""
 
@@ -88,8 +92,19 @@ class Names:
 
 def take_control(engine: AsyncEngine, names: Names) -> None:
     """Name the connections of this engine, and throw away those that did not answer in time."""
+    sa.event.listen(engine.sync_engine, "connect", _bound_the_network)
     sa.event.listen(engine.sync_engine, "checkout", names.checked_out)
     sa.event.listen(engine.sync_engine, "handle_error", _distrust_the_silent, retval=True)
+
+
+def _bound_the_network(connection: Any, _record: Any) -> None:
+    # asyncpg has no option for it, nor a public way to the socket.
+    transport = getattr(connection.driver_connection, "_transport", None)
+    channel = transport.get_extra_info("socket") if transport is not None else None
+    if channel is None or channel.family == socket.AF_UNIX:
+        return
+    limit = _milliseconds(UNACKNOWLEDGED_SECONDS)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limit))
 
 
 def _distrust_the_silent(context: sa.engine.ExceptionContext) -> BaseException | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from engine.db.database import Database
 from engine.db.errors import Contended
 from engine.db.events import BEGINNING, page, record
 from engine.db.local_postgres import LocalPostgres
+from engine.db.postgresql import UNACKNOWLEDGED_SECONDS
 from engine.db.tables import event, setting, shard
 from engine.errors import InvalidInput, OutcomeUnknown, Unavailable
 from engine.plugin import ShardId
@@ -101,6 +103,15 @@ async def test_backends_say_whose_they_are_also_after_the_session_changed(migrat
             database.work_for(session)
             async with database.reading() as connection:
                 assert (await connection.execute(asked)).scalar_one() == expected
+
+
+async def test_a_connection_that_the_network_swallows_is_over_soon(database: Database) -> None:
+    async with database.reading() as connection:
+        raw = await connection.get_raw_connection()
+        assert raw.driver_connection is not None
+        channel = raw.driver_connection._transport.get_extra_info("socket")
+        bound = channel.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert bound == UNACKNOWLEDGED_SECONDS * 1000
 
 
 async def test_backends_of_a_session_are_ended_and_no_others(database: Database, migrated_url: str) -> None:
