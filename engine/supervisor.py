@@ -33,6 +33,8 @@ from engine.systemd import notify
 
 LOG = logging.getLogger("engine.supervisor")
 
+PAUSE_STEP_SECONDS = 10.0
+"""How often systemd hears of a supervisor that waits before it starts a child again."""
 STARTUP_SECONDS = 60.0
 """How long a child may take until its first beat: imports and configuration on a busy machine."""
 STOP_SECONDS = 30.0
@@ -262,7 +264,10 @@ class Supervisor:
         """Wait between two runs; True when told to stop meanwhile."""
         deadline = boottime() + seconds
         while not self.stop_signals and (left := deadline - boottime()) > 0:
-            select.select([self._wakeup], [], [], left)
+            notify(
+                "WATCHDOG=1"
+            )  # a long pause and a slow start after it would together outlast systemd's patience
+            select.select([self._wakeup], [], [], min(left, PAUSE_STEP_SECONDS))
             self._drain_wakeup()
         return bool(self.stop_signals)
 

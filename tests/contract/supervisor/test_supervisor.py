@@ -157,6 +157,24 @@ async def test_systemd_hears_ready_watchdog_and_stopping(
                     heard.add(await loop.sock_recv(listener, 100))
 
 
+async def test_systemd_hears_of_a_supervisor_that_waits_before_it_starts_a_child_again(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        process = await asyncio.create_subprocess_exec(
+            *leashed([sys.executable, "-c", RUN, sys.executable, "-c", "raise SystemExit(3)"]),
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        try:
+            async with asyncio.timeout(SOON):
+                assert await asyncio.get_running_loop().sock_recv(listener, 100) == b"WATCHDOG=1"
+        finally:
+            process.kill()
+            await process.wait()
+
+
 async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
