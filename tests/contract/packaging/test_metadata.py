@@ -62,6 +62,18 @@ def test_the_sample_of_the_configuration_names_no_machine() -> None:
     assert not re.search(rf"= {re.escape(socket.gethostname())}$", sample, re.MULTILINE)
 
 
+def test_the_example_of_three_machines_sets_options_that_there_are() -> None:
+    example = configparser.ConfigParser()
+    example.read(ROOT / "etc" / "engine" / "examples" / "engine.conf")
+    asked = {(group, name) for group in example.sections() for name in example[group]}
+    known = re.compile(r"^\[(\w+)\]$|^#?(\w+) =", re.MULTILINE)
+    group, there = "", set()
+    for section, name in known.findall((ROOT / "etc" / "engine" / "engine.conf.sample").read_text()):
+        group = section or group
+        there.add((group, name))
+    assert asked - there == set()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("unit", ["engine.service", "engine-api.service"])
 def test_systemd_understands_a_unit(unit: str, tmp_path: Path) -> None:
