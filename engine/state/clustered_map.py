@@ -6,6 +6,7 @@ stays readable while ZooKeeper is away, and writes are refused then.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -40,6 +41,7 @@ class OpenMap(Mapping[str, V], Generic[V]):
         self._attachment = attachment
         self._of_session = of_session
         self._closed = False
+        self._listening: weakref.WeakSet[Changes[V]] = weakref.WeakSet()
 
     @property
     def name(self) -> str:
@@ -129,14 +131,17 @@ class OpenMap(Mapping[str, V], Generic[V]):
         if self._closed:
             raise Unavailable(f"map {self.name} has been closed")
         self._entries.listeners.add(listening)
+        self._listening.add(listening)
         return listening
 
     async def fresh(self) -> None:
         await self._attached().replica.fresh()
 
     def close(self) -> None:
-        """No more writes and changes through this one."""
+        """No more writes and changes through this one; whoever listens is let go."""
         self._closed = True
+        for listening in list(self._listening):
+            listening.end()
 
     def change_of(self, key: str, value: V | None) -> Change:
         """For a transaction over several maps."""

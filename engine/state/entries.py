@@ -85,6 +85,9 @@ class Changes(Generic[V]):
 
     async def aclose(self) -> None:
         """Nothing more comes; whoever waits for the next change is let go."""
+        self.end()
+
+    def end(self) -> None:
         self._closed = True
         self._entries.listeners.discard(self)
         self._news.set()

@@ -163,6 +163,18 @@ async def test_changes_tell_old_and_new_of_each_key_from_the_call_on(a: Process,
     assert await waiting is None
 
 
+async def test_who_listens_to_a_map_that_is_closed_is_let_go(a: Process) -> None:
+    async with a.maps.open("halls", Room) as halls:
+        waiting = asyncio.ensure_future(anext(halls.changes(), None))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await waiting is None
+    with pytest.raises(Unavailable, match="has been closed"):
+        halls.changes()
+    with pytest.raises(Unavailable, match="it has been closed"):
+        await halls.put("k", Room(1))
+
+
 async def test_changes_that_are_not_read_are_merged_into_one_for_each_key(a: Process, b: Process) -> None:
     changes = a.rooms.changes()
     for guests in range(1, 11):
