@@ -264,9 +264,8 @@ class Supervisor:
         """Wait between two runs; True when told to stop meanwhile."""
         deadline = boottime() + seconds
         while not self.stop_signals and (left := deadline - boottime()) > 0:
-            notify(
-                "WATCHDOG=1"
-            )  # a long pause and a slow start after it would together outlast systemd's patience
+            # A long pause and a slow start after it would together outlast systemd's patience.
+            notify("WATCHDOG=1")
             select.select([self._wakeup], [], [], min(left, PAUSE_STEP_SECONDS))
             self._drain_wakeup()
         return bool(self.stop_signals)
