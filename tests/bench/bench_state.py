@@ -286,17 +286,24 @@ async def steady(one: Side, other: Side, rate: int, seconds: float) -> None:
     say("map.steady_lag_p99", lags[int(len(lags) * 0.99)] * 1e3, "ms")
 
 
+def tree_figures(server: LocalServer, path: str, entries: int, rounds: int) -> float:
+    """How long its start took."""
+    with tree_cache(server, path) as (cache, client, writer, took, asked):
+        say(f"treecache.start_{entries}", took * 1e3, "ms")
+        say(f"treecache.start_{entries}_packets", asked, "requests")
+        tree_reconnect(server, cache, client)
+        tree_writes(cache, writer, path, rounds)
+    return float(took)
+
+
 async def run(server: LocalServer, entries: int, rounds: int, seconds: float) -> None:
     async with side(server) as one:
         await fill(one, entries)
         path = one.session.paths.map("values")
         ours = statistics.median(await starts(server, entries, max(2, rounds // 20)))
-        with tree_cache(server, path) as (cache, client, writer, took, asked):
-            say(f"treecache.start_{entries}", took * 1e3, "ms")
-            say(f"treecache.start_{entries}_packets", asked, "requests")
-            say("map.start_faster_than_treecache", took / ours, "x")
-            tree_reconnect(server, cache, client)
-            tree_writes(cache, writer, path, rounds)
+        # In a thread: a loop that is blocked for long cuts its own session off.
+        theirs = await asyncio.to_thread(tree_figures, server, path, entries, rounds)
+        say("map.start_faster_than_treecache", theirs / ours, "x")
         await one.values.fresh()
         await reconnect(server, one, 3)
         async with side(server) as other:
