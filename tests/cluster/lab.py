@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -134,9 +135,27 @@ class Lab:
             await asyncio.sleep(0.1)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
-        response = await self.http.post(path, json=dict(body or {}))
+        """Asked again while the API cannot, as the same request."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        answers: list[httpx.Response] = []
+
+        async def answered() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                answers.append(await self.http.post(path, json=dict(body or {}), headers=headers))
+            return bool(answers) and answers[-1].status_code != 503
+
+        await self.until(answered, what=f"{path} is answered: {answers}")
+        response = answers[-1]
         assert response.is_success, f"{path}: {response.status_code} {response.text}"
         return dict(response.json())
+
+    async def unlocked(self) -> None:
+        """Nothing is locked; what an engine asked for by itself is done, too."""
+
+        async def none_left() -> bool:
+            return not (await self.get("/v1/locks"))["locks"]
+
+        await self.until(none_left, what="nothing is locked")
 
     async def ended(self, command: Json) -> Json:
         """The command at its end, or where it needs an operator."""
@@ -151,6 +170,7 @@ class Lab:
 
     async def do(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
         """Ask and wait for the end, which has to be a success."""
+        await self.unlocked()
         end = await self.ended(await self.post(path, body))
         assert end["state"] == "succeeded", end
         await self.free(end)

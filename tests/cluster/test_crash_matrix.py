@@ -57,6 +57,8 @@ class Drama:
     ) -> Json:
         """Ask for it while the engine that comes to this boundary is doomed; to the end."""
         lab = self.lab
+        if command != "cancel_migration":
+            await lab.unlocked()
         lab.begin()
         lab.doom(command, step, boundary)
         end = await lab.ended(await lab.post(path, body))
