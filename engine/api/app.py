@@ -41,7 +41,7 @@ from engine.api.jobs import (
     Jobs,
     desk_over,
 )
-from engine.api.live import LiveHost, MemberTasks, RestartMember, Statistics
+from engine.api.live import DrainMember, LiveHost, MemberTasks, RestartMember, Statistics, UndrainMember
 from engine.api.locking import PresentLocks
 from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
@@ -98,6 +98,8 @@ def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
         "/v1/status": Status(dependencies),
         "/v1/members": Members(cluster),
         "/v1/members/{member}/restart": RestartMember(dependencies),
+        "/v1/members/{member}/drain": DrainMember(dependencies),
+        "/v1/members/{member}/undrain": UndrainMember(dependencies),
         "/v1/members/tasks": MemberTasks(dependencies),
         "/v1/statistics": Statistics(dependencies),
         "/v1/shards": Shards(dependencies),

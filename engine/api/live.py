@@ -17,7 +17,8 @@ from falcon.asgi import Request, Response
 from engine.api.dependencies import Dependencies
 from engine.api.fields import Fields, integer
 from engine.api.http import answer
-from engine.errors import NotFound, Unavailable
+from engine.coordination.membership import Member
+from engine.errors import Conflict, NotFound, Unavailable
 from engine.plugin import Answer, Calls, OnMember, OwnerOf
 
 SECONDS = 3
@@ -28,6 +29,13 @@ def _calls(dependencies: Dependencies) -> Calls:
     if dependencies.calls is None:
         raise Unavailable("this API calls no engines")
     return dependencies.calls
+
+
+def _member(dependencies: Dependencies, engine: str) -> Member:
+    for member in dependencies.cluster.snapshot.members:
+        if member.engine == engine:
+            return member
+    raise NotFound(f"there is no engine {engine[:100]!r} in the cluster now")
 
 
 def _seconds(request: Request) -> int:
@@ -77,11 +85,36 @@ class RestartMember:
         self._dependencies = dependencies
 
     async def on_post(self, request: Request, response: Response, member: str) -> None:
-        found = [known for known in self._dependencies.cluster.snapshot.members if known.engine == member]
-        if not found:
-            raise NotFound(f"there is no engine {member[:100]!r} in the cluster now")
-        await _calls(self._dependencies).call("restart_member", on=OnMember(found[0].engine))
-        answer(response, {"engine": member, "started": found[0].started}, status=falcon.HTTP_202)
+        found = _member(self._dependencies, member)
+        await _calls(self._dependencies).call("restart_member", on=OnMember(found.engine))
+        answer(response, {"engine": member, "started": found.started}, status=falcon.HTTP_202)
+
+
+class DrainMember:
+    """`POST /v1/members/{member}/drain`: it hands over all it has and owns nothing, but goes on running."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+
+    async def on_post(self, request: Request, response: Response, member: str) -> None:
+        found = _member(self._dependencies, member)
+        members = self._dependencies.cluster.snapshot.members
+        if not any(other.state == "up" and other.engine != found.engine for other in members):
+            raise Conflict(f"no engine but {found.engine} is up: its hosts would be nobody's")
+        await _calls(self._dependencies).call("drain_member", on=OnMember(found.engine))
+        answer(response, {"engine": member}, status=falcon.HTTP_202)
+
+
+class UndrainMember:
+    """`POST /v1/members/{member}/undrain`: it takes its share again."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+
+    async def on_post(self, request: Request, response: Response, member: str) -> None:
+        found = _member(self._dependencies, member)
+        await _calls(self._dependencies).call("undrain_member", on=OnMember(found.engine))
+        answer(response, {"engine": member}, status=falcon.HTTP_202)
 
 
 class Statistics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -38,6 +39,8 @@ async def _main(shared: LiveConfiguration, supervisor_fd: int | None) -> None:
         service.stopping.set()
 
     loop.add_signal_handler(signal.SIGHUP, start_again)
+    for number, drained in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+        loop.add_signal_handler(number, functools.partial(service.drain, drained=drained))
     beating = asyncio.create_task(beat.run(), name="beat")
     try:
         await service.run()

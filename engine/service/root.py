@@ -86,6 +86,8 @@ class Service:
         self.name = EngineId(conf.engine.name)
         self.settings = options.session_settings(conf)
         self.stopping = asyncio.Event()
+        self._drained = False
+        self._told = asyncio.Event()
         self.fleet: HostFleet | None = None
         self._ownership: Ownership | None = None
         self._session: Session | None = None
@@ -109,6 +111,11 @@ class Service:
     @property
     def map_entries(self) -> Mapping[str, int]:
         return self._maps.sizes()
+
+    def drain(self, *, drained: bool) -> None:
+        """Own and lead nothing from now on, also under later sessions, but go on running; or own again."""
+        self._drained = drained
+        self._told.set()
 
     def authority_seconds(self) -> float:
         return max(0.0, self._session.authority.remaining_seconds()) if self._session else 0.0
@@ -207,6 +214,17 @@ class Service:
         if self.fleet is not None and any(group == "hosts" for group, _ in changed):
             self.fleet.reconfigure(MonitorSettings.from_values(conf.hosts))
 
+    async def _heed_drains(self, membership: Membership) -> None:
+        while True:
+            self._told.clear()
+            if self._drained:
+                await membership.drain()
+                await self._singletons.drain()
+            else:
+                await membership.update(state="up")
+                self._singletons.undrain()
+            await self._told.wait()
+
     def _member(self, database: str) -> Member:
         conf = self.conf
         return Member(
@@ -215,7 +233,7 @@ class Service:
             pid=os.getpid(),
             version=version("engine-ha"),
             started=utcnow(),
-            state="up",
+            state="draining" if self._drained else "up",
             weight=conf.engine.weight,
             algorithm=ALGORITHM,
             db="ok",
@@ -284,6 +302,7 @@ class Service:
                     group.create_task(watch_database(database, membership), name="database"),
                     group.create_task(self._heed_inbox(session, fleet, executor, scheduler), name="inbox"),
                     group.create_task(self._heed_fencing(), name="fencing"),
+                    group.create_task(self._heed_drains(membership), name="drains"),
                     group.create_task(reactions.run(submission), name="reactions"),
                     group.create_task(self._tell_refusals(database), name="configuration"),
                     group.create_task(

@@ -124,6 +124,14 @@ class DutyBoard:
         self._look()
         self._notify()
 
+    def undrain(self) -> None:
+        """Be a candidate again for all that this engine can lead."""
+        if self._draining:
+            self._draining = False
+            self._dirty.set()
+            self._look()
+            self._notify()
+
     def _look(self) -> None:
         """Read both trees again; tell our own duties if anything is otherwise than before."""
         if self._look_due is not None:

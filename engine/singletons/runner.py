@@ -114,6 +114,11 @@ class SingletonRunner:
         except TimeoutError:
             LOG.info("draining ends these in the middle of their work: %s", ", ".join(self._running()))
 
+    def undrain(self) -> None:
+        """Lead again what falls to this engine."""
+        if self._board is not None:
+            self._board.undrain()
+
     def _running(self) -> list[str]:
         return [duty.plugin.name for duty in self._duties if duty.status.state is DutyState.RUNNING]
 

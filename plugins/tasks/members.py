@@ -38,6 +38,26 @@ class RestartMember(Task):
         os.kill(os.getpid(), signal.SIGHUP)
 
 
+class DrainMember(Task):
+    description = "Have an engine hand over all it has and own nothing, but go on running"
+    idempotent = True
+    timeout_seconds = 5.0
+
+    async def run(self, context: TaskContext, arguments: Any) -> None:
+        context.authority.check()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class UndrainMember(Task):
+    description = "Have an engine that was drained take its share again"
+    idempotent = True
+    timeout_seconds = 5.0
+
+    async def run(self, context: TaskContext, arguments: Any) -> None:
+        context.authority.check()
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+
 class MemberStatistics(Task):
     description = "An engine's own numbers at this moment, by name"
     result_type = dict[str, float]
