@@ -12,6 +12,10 @@ def owned(workplace: Workplace) -> dict[str, tuple[str, int]]:
     }
 
 
+def leaders(workplace: Workplace) -> set[str]:
+    return {task["engine"] for task in workplace.ask("members", "tasks") if task["detail"] == "leads"}
+
+
 def session_of(workplace: Workplace, engine: str) -> str:
     """ "" while it is no member."""
     members = workplace.ask("members", "list", "-c", "engine", "-c", "started")
@@ -29,8 +33,7 @@ def test_an_engine_is_drained_and_undrained_while_it_runs(workplace: Workplace) 
         drained.stderr
     )
     assert owned(workplace) == {"engine-1": ("draining", 0), "engine-2": ("up", 256)}
-    leads = {t["engine"] for t in workplace.ask("members", "tasks") if t["detail"] == "leads"}
-    assert leads <= {"engine-2"}
+    eventually(lambda: leaders(workplace) == {"engine-2"}, what="only the other one leads")
 
     before = session_of(workplace, "engine-1")
     workplace.run("zkcli", *state, "delete", "/engine/default/members/engine-1")
@@ -48,11 +51,5 @@ def test_an_engine_is_drained_and_undrained_while_it_runs(workplace: Workplace) 
     eventually(
         lambda: owned(workplace) == {"engine-1": ("up", 128), "engine-2": ("up", 128)}, what="halves again"
     )
-    eventually(
-        lambda: (
-            {t["engine"] for t in workplace.ask("members", "tasks") if t["detail"] == "leads"}
-            == {"engine-1", "engine-2"}
-        ),
-        what="both lead something",
-    )
+    eventually(lambda: leaders(workplace) == {"engine-1", "engine-2"}, what="both lead something")
     assert {member["engine"]: member["pid"] for member in workplace.ask("members", "list")} == began
