@@ -23,6 +23,7 @@ from engine.local_cluster.demo import run_demo
 from engine.local_cluster.host_crash import HostCrash
 from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.layout import Layout
+from engine.local_cluster.live_change import LiveChange
 from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
 from engine.local_cluster.timings import demo_layout
@@ -62,7 +63,7 @@ class Demo(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         console = Console(stderr=parsed_args.json, highlight=False, soft_wrap=True)
         layout = demo_layout(hosts=parsed_args.hosts, tls=parsed_args.tls)
-        results: list[Result | HostCrash] = []
+        results: list[Result | LiveChange | HostCrash] = []
         with _directory(parsed_args.state_dir) as (directory, keep):
             verdict, wrong = _judged(layout, directory, parsed_args.patience, console, results)
             for line in verdict.lines() if verdict else ():
@@ -81,13 +82,13 @@ def _judged(
     directory: StateDirectory,
     patience: float,
     console: Console,
-    results: list[Result | HostCrash],
+    results: list[Result | LiveChange | HostCrash],
 ) -> tuple[VmVerdict | None, str]:
     """Run it; what became of the VMs, and what was wrong ("" when nothing was)."""
     verdict: VmVerdict | None = None
     limit_seconds = LIMIT_SECONDS * patience
 
-    def say(result: Result | HostCrash) -> None:
+    def say(result: Result | LiveChange | HostCrash) -> None:
         results.append(result)
         for line in result.lines():
             console.print(line)
@@ -110,7 +111,7 @@ def _judged(
     return verdict, wrong_in(results, verdict)
 
 
-def wrong_in(results: Sequence[Result | HostCrash], verdict: VmVerdict | None) -> str:
+def wrong_in(results: Sequence[Result | LiveChange | HostCrash], verdict: VmVerdict | None) -> str:
     """What was wrong first, and how much more; "" when all was well."""
     failures = [f"{result.step}: {failure}" for result in results for failure in result.failures]
     failures += ["it ended before the VMs were judged"] if verdict is None else verdict.failures
@@ -124,11 +125,14 @@ def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _document(results: Sequence[Result | HostCrash], verdict: VmVerdict | None, wrong: str) -> dict[str, Any]:
+def _document(
+    results: Sequence[Result | LiveChange | HostCrash], verdict: VmVerdict | None, wrong: str
+) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "wrong": wrong,
         "steps": [result.summary() for result in results if isinstance(result, Result)],
+        "live_change": next((each.summary() for each in results if isinstance(each, LiveChange)), None),
         "host_crash": next((each.summary() for each in results if isinstance(each, HostCrash)), None),
         "vms": dataclasses.asdict(verdict) if verdict else None,
     }

@@ -1,7 +1,8 @@
 """`engine demo`: the promise of the project, tried on real processes and judged by witnesses.
 
 While fifty VMs are started and moved, it kills one engine, freezes one, freezes one together with its
-supervisor and thaws both, drains one and starts one, and in the end crashes a host. After each it says
+supervisor and thaws both, drains one and starts one, has hosts asked more often by one change of the shared
+configuration, and in the end crashes a host. After each it says
 how long every moved host was unowned, which hosts that did not move lost a poll, and whether any host was
 asked by two engines at once; at last, whether anything was done twice and whether any command or VM
 was lost. The simulator's log is the witness of what hosts saw, ZooKeeper's ctimes of who owned them when.
@@ -24,6 +25,7 @@ from engine.local_cluster.cluster import READY_SECONDS, LocalCluster
 from engine.local_cluster.host_crash import HostCrash, crash_host
 from engine.local_cluster.judgement import VmVerdict
 from engine.local_cluster.layout import TICK_SECONDS, Layout
+from engine.local_cluster.live_change import LiveChange, change_live
 from engine.local_cluster.observer import Observer, Seen
 from engine.local_cluster.result import Result
 from engine.local_cluster.state import StateDirectory
@@ -46,7 +48,7 @@ async def run_demo(
     *,
     patience: float = 1.0,
     progress: Callable[[str], None],
-    say: Callable[[Result | HostCrash], None],
+    say: Callable[[Result | LiveChange | HostCrash], None],
 ) -> VmVerdict:
     """Start the cluster, go through all steps, judge the VMs, stop it. Raises `Conflict`.
 
@@ -78,6 +80,7 @@ async def run_demo(
             demo = Demo(cluster, observer, witness, simulator, workload, patience=patience, say=say)
             async with workload.working():
                 await demo.run()
+                await demo.change_live(client)
                 crash = await demo.crash_host(client)
                 progress("waiting until every command has ended ...")
             return await witness.judge_vms(workload, simulator, excuse=crash.excuse)
@@ -116,7 +119,7 @@ class Demo:
         workload: Workload,
         *,
         patience: float,
-        say: Callable[[Result | HostCrash], None],
+        say: Callable[[Result | LiveChange | HostCrash], None],
     ) -> None:
         self.cluster = cluster
         self.observer = observer
@@ -137,6 +140,11 @@ class Demo:
         for step in (self._kill, self._freeze, self._freeze_with_supervisor, self._drain, self._start):
             await step()
         return self.results
+
+    async def change_live(self, client: httpx.AsyncClient) -> None:
+        """Polling three times as often, in one change, while all go on."""
+        log = self.cluster.directory.simulator / "log"
+        self.say(await change_live(client, log, sorted(self.shard_of_host), patience=self.patience))
 
     async def crash_host(self, client: httpx.AsyncClient) -> HostCrash:
         """The last step: a host dies, and no engine."""

@@ -26,6 +26,7 @@ def test_the_demo_holds_its_invariants(workplace: Workplace) -> None:
     assert all(step["under_way"] for step in document["steps"]), (
         "a step met no command, so it has shown nothing"
     )
+    assert 0 < document["live_change"]["longest"] <= document["live_change"]["limit"]
     crash = document["host_crash"]
     assert crash["vms"], "the host that crashed ran nothing, so it has shown nothing"
     assert 0 < crash["fenced_after"] < crash["running_after"]
