@@ -14,12 +14,11 @@ def written(directory: Path, *, period: float, hosts: tuple[int, ...] = (1, 2)) 
     """A log in which each host is asked each `period` seconds from 0 to 20."""
     lines = [
         {"t": number * period, "host": host, "engine": "e", "epoch": 1, "verb": "v", "id": "i", "op": ""}
-        for host in hosts
         for number in range(int(20 / period))
+        for host in hosts
     ]
-    (directory / f"{_boot()}-0000000000001-1.jsonl").write_bytes(
-        b"".join(orjson.dumps(line) + b"\n" for line in lines)
-    )
+    file = directory / f"{_boot()}-0000000000001-1.jsonl"
+    file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     return directory
 
 
