@@ -147,6 +147,11 @@ async def site(tmp_path: Path, own_postgres: LocalPostgres) -> AsyncIterator[Sit
                 yield site
 
 
+REASONS = r"engine engine-\d stopped while it ran|the run before it had not ended"
+"""Why a planned time may pass without a run that succeeded. The second follows from the first: nobody knows
+that the run of a dead engine is over before its heir has adopted it, or while the database restarts."""
+
+
 async def check(
     site: Site, jobs: int, seconds: int, *, deaths: int, trouble: Callable[[], Awaitable[None]]
 ) -> None:
@@ -166,7 +171,7 @@ async def check(
     lost = [run for run in runs if run.state is not FireState.SUCCEEDED]
     most = Counter(run.schedule_id for run in lost).most_common(3)
     told = f"of {len(runs)}: {Counter((run.state, run.error) for run in lost)}; most of one job: {most}"
-    assert all(re.fullmatch(r"engine engine-\d stopped while it ran", run.error) for run in lost), told
+    assert all(re.fullmatch(REASONS, run.error) for run in lost), told
     assert all(count <= deaths for _job, count in most), told
 
 
