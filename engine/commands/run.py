@@ -116,9 +116,10 @@ class Run:
             raise Left from error
         self._steps = {step.name: step for step in steps}
         self._declared = tuple(Declared(s.name, s.idempotent, s.probes()) for s in steps)
-        self._ambiguous = self._ambiguous and self._may_be_on_its_way()
-        if not self._ambiguous and record.quarantine_until is not None:
-            self._ambiguous = True  # as an engine before this one has noted
+        if self._ambiguous and self._may_be_on_its_way():
+            await self._note_quarantine()
+        else:
+            self._ambiguous = record.quarantine_until is not None  # as an engine before this one has noted
         if record.state in (CommandState.QUEUED, CommandState.RUNNING) and record.has_locks:
             await self._prove_lock()
 
@@ -420,11 +421,15 @@ class Run:
         """Wait for its end; whether there was anything to wait for (plan again then)."""
         if (left := self._patience.quarantine_left(self._services.now())) <= 0:
             return False
-        if self.history.command.quarantine_until is None:
-            until = self._patience.late_until
-            await self._row.write(lambda tx: tx.change(quarantine_until=until, state=CommandState.WAITING))
+        if self.history.command.state is not CommandState.WAITING:
+            await self._row.write(lambda tx: tx.change(state=CommandState.WAITING))
         await self._patience.pause(left)
         return True
+
+    async def _note_quarantine(self) -> None:
+        """In the row before anything else: the command may travel, or be handed over, before it is over."""
+        until = self._patience.late_until
+        await self._row.write(lambda tx: tx.change(quarantine_until=until))
 
     # --- what steps are given ---------------------------------------------------------------------
 

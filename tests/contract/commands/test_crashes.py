@@ -14,6 +14,7 @@ from engine.sharding.hashing import shard_of
 from engine.sharding.store import EpochStore
 from tests.contract.commands.engines import SHARDS, Cluster, Engine, LateLocks
 
+HOME = shard_of("thing-1", SHARDS)
 BOUNDARIES = ("before_intent", "after_intent", "after_effect", "before_result")
 
 
@@ -115,6 +116,45 @@ async def test_locks_stay_until_the_quarantine_is_over(cluster: Cluster, kind: s
         await death.happened.wait()
         await second.take()
         history = await cluster.ended(command)
+    assert history.command.quarantine_until is not None
+    assert history.command.ended_at is not None
+    assert history.command.ended_at >= history.command.quarantine_until
+
+
+@pytest.mark.parametrize("how", ["it travels", "it is handed over", "the heir dies"])
+async def test_the_quarantine_goes_with_the_command_to_the_next_owner(cluster: Cluster, how: str) -> None:
+    """A dead engine's call is no less on its way because its heir has passed the command on."""
+    here, there = "thing-1", next(n for n in map(str, range(99)) if shard_of(n, SHARDS) != HOME)
+    death = Death("after_effect", "one")
+    cluster.world.boundary = death.boundary
+    async with cluster.engine("a") as first, cluster.engine("b") as second, cluster.engine("c") as third:
+        death.victim = first
+        await first.take()
+        last = there if how == "it travels" else here
+        command = await cluster.submit(f"safe:one@{here}", f"safe:two@{last}")
+        await death.happened.wait()
+        entered = asyncio.Event()
+
+        async def boundary(where: str, step: str) -> None:
+            if (where, step) == ("after_intent", "two") and not entered.is_set():
+                entered.set()
+                if how == "the heir dies":
+                    second.die()
+                    await asyncio.Event().wait()
+
+        cluster.world.boundary = boundary
+        if how == "it travels":
+            await third.take(shard_of(there, SHARDS))
+            await second.take(HOME)
+        else:
+            await second.take()
+            await entered.wait()
+            if how == "it is handed over":
+                await second.hand_over()
+            await third.take()
+        history = await cluster.ended(command)
+    assert history.command.state is CommandState.SUCCEEDED
+    assert history.command.engine == "c"
     assert history.command.quarantine_until is not None
     assert history.command.ended_at is not None
     assert history.command.ended_at >= history.command.quarantine_until
