@@ -1,8 +1,9 @@
 """Group commit: what waits for the wire shares a transaction.
 
 At most one transaction of many is under way. Whatever is submitted meanwhile goes together in the
-next; when that is refused, each goes alone, pipelined, so that a refusal of one never refuses
-another. Used by `lock.py` for acquisitions and releases alike.
+next, with what those ask for next who have just been answered; when that is refused, each goes alone,
+pipelined, so that a refusal of one never refuses another. Used by `lock.py` for acquisitions and
+releases alike.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class GroupCommit:
         self._wire = wire
         self._waiting: deque[_Submitted] = deque()
         self._flying = 0
+        self._gathering = False
 
     def submit(
         self, operations: Sequence[Operation], abandoned: Abandoned | None = None
@@ -72,10 +74,12 @@ class GroupCommit:
         `Session.commit` raises; whoever cancels it is told through `abandoned`."""
         submitted = _Submitted(tuple(operations), asyncio.get_running_loop().create_future(), abandoned)
         self._waiting.append(submitted)
-        self._launch()
+        if not self._gathering:
+            self._launch()
         return submitted.outcome
 
     def _launch(self) -> None:
+        self._gathering = False
         while self._waiting and not self._flying:
             self._send(self._next_group())
 
@@ -113,7 +117,11 @@ class GroupCommit:
         else:
             for submitted in group:
                 submitted.failed(error)
-        self._launch()
+        if not self._flying and not self._gathering:
+            # Those who were answered come first, and may join: or two groups would take turns for ever,
+            # each waiting for the other's flight.
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self._launch)
 
 
 def _data(operation: Operation) -> int:

@@ -136,3 +136,17 @@ async def test_a_fault_of_the_wire_is_told_and_leaves_nobody_waiting() -> None:
     assert all(isinstance(outcome, ZeroDivisionError) for outcome in done)
     with pytest.raises(ZeroDivisionError):
         await commits.submit([Create("/again")])
+
+
+async def test_those_who_have_just_been_answered_share_the_next_transaction_with_those_who_waited() -> None:
+    """Else the first, who went alone, and all the others would take turns for ever."""
+    wire = Wire()
+    wire.may_answer.set()
+    commits = GroupCommit(wire)
+
+    async def one(number: int) -> None:
+        for turn in range(10):
+            await commits.submit([Create(f"/{number}-{turn}")])
+
+    await asyncio.gather(*(one(number) for number in range(16)))
+    assert [len(paths) for paths in wire.sent] == [1, *[16] * 9, 15]
