@@ -176,6 +176,7 @@ HOST_ACTIONS: Mapping[str, str] = {
     "approve": "approve_host",
     "refresh": "refresh_host",
     "fence": "fence_host",
+    "restart-agent": "restart_agent",
     "confirm-rebooted": "confirm_rebooted",
 }
 

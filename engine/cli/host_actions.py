@@ -1,4 +1,4 @@
-"""`engine hosts activate|maintenance|approve|refresh|fence|confirm-rebooted`: what hosts are told."""
+"""`engine hosts activate|maintenance|approve|refresh|fence|...`: what hosts are told."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ class HostsFence(ActOnEntity):
 
     def body(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
         return {"power": parsed_args.power}
+
+
+class HostsRestartAgent(ActOnEntity):
+    """Have the agent of a host that does not answer started again, by SSH; its machines run on."""
+
+    noun = HOSTS
+    action = "restart-agent"
 
 
 class HostsConfirmRebooted(ActOnEntity):

@@ -18,12 +18,18 @@ class Connections(Protocol):
     def connection(self, host_id: HostId) -> HostConnection:
         """Raises `HostUnreachable` while there is none."""
 
+    async def restart_agent(self, host_id: HostId) -> None:
+        """See `HostDriver.restart_agent`."""
+
 
 class NoConnections:
     """Where there are no hosts at all."""
 
     def connection(self, host_id: HostId) -> HostConnection:
         raise HostUnreachable(f"host {host_id} is not connected: this engine has no hosts")
+
+    async def restart_agent(self, host_id: HostId) -> None:
+        self.connection(host_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +49,15 @@ class Context:
     secrets: Secrets = field(repr=False, default_factory=Secrets)
 
     def connection(self, host_id: HostId | None = None) -> HostConnection:
-        wanted = host_id or self.host_id
-        if wanted is None:
+        return self.connections.connection(host_id or self._host())
+
+    async def restart_agent(self) -> None:
+        await self.connections.restart_agent(self._host())
+
+    def _host(self) -> HostId:
+        if self.host_id is None:
             raise InvalidInput("this step was not intended on any host")
-        return self.connections.connection(wanted)
+        return self.host_id
 
     def reveal(self, secret: str) -> str:
         return self.secrets.decrypt(secret)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from engine.errors import AuthorityLost, EngineError, HostRefused
+from engine.errors import AuthorityLost, EngineError, HostRefused, HostUnreachable
 from engine.hosts.context import MonitorContext, ShardClaim
 from engine.hosts.records import (
     HostReport,
@@ -230,6 +230,23 @@ class HostMonitor:
         )
         self.due_at = at if self.state.status in MONITORED else math.inf
 
+    @property
+    def connected(self) -> bool:
+        return self.connection is not None and not self.connection.lost.is_set()
+
+    def live(self) -> dict[str, Any]:
+        """The host as it is known at this moment, ahead of its row."""
+        state, now = self.state, self._context.clock()
+        return {
+            "status": str(state.status),
+            "reason": state.reason,
+            "in_status_for_seconds": round(now - state.since, 3),
+            "last_answer_seconds_ago": None if state.last_ok is None else round(now - state.last_ok, 3),
+            "connected": self.connected,
+            "polling": self.task is not None,
+            "vms": dict(self.vms.statuses),
+        }
+
     def end(self) -> None:
         """Act no more, from this moment on. `close` frees the connection afterwards."""
         self.ended = True
@@ -250,6 +267,14 @@ class HostMonitor:
             self._context.counters.faults += 1
             _log.exception("%s: the driver failed to close the connection", self._called)
         self.connection = None
+
+    async def restart_agent(self) -> None:
+        """Have the host's agent start again, then ask it soon; see `HostDriver.restart_agent`."""
+        if self._driver is None:
+            raise HostUnreachable(f"this engine has no driver {self.host.driver}")
+        await self._driver.restart_agent(self._target, authority=self.claim.authority)
+        if not self.ended:
+            self.due_at = min(self.due_at, self._context.grid.next_tick(self.slot, self._context.clock()))
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -282,15 +307,20 @@ class HostMonitor:
         self.vms.reconnected()
         self._capabilities_due = True
         self._context.counters.connects += 1
-        target = HostTarget(
+        self.connection = await driver.connect(
+            self._target, authority=self.claim.authority, on_event=self.heard
+        )
+        return self.connection
+
+    @property
+    def _target(self) -> HostTarget:
+        return HostTarget(
             host_id=self.host.id,
             address=self.host.address,
             port=self.host.port,
             engine=self._context.engine,
             epoch=self.claim.epoch,
         )
-        self.connection = await driver.connect(target, authority=self.claim.authority, on_event=self.heard)
-        return self.connection
 
     async def _ask_state(self, connection: HostConnection, due_at: float, *, fresh: bool) -> None:
         context = self._context

@@ -87,6 +87,12 @@ class StepContext(Protocol):
         Raises `HostUnreachable`: the step waits for the host, then, up to its timeout.
         """
 
+    async def restart_agent(self) -> None:
+        """Have the agent of `host_id` start again by a way that needs no agent (`HostDriver.restart_agent`).
+
+        Raises `HostUnreachable` (nothing was sent), `HostRefused`, `OutcomeUnknown`, `AuthorityLost`.
+        """
+
     def reveal(self, secret: str) -> str:
         """The password that a row keeps encrypted. Keep it out of results. Raises `Conflict` where this
         engine lacks the key."""

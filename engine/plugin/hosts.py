@@ -266,6 +266,14 @@ class HostDriver(ABC):
         `on_event` is called in the loop, in order of arrival, and must not block.
         """
 
+    async def restart_agent(self, target: HostTarget, *, authority: Authority) -> None:
+        """Have the agent of a host that does not answer start again, by a way that needs no agent.
+
+        What runs on the host runs on. Sent at most once. Raises `HostUnreachable` (nothing was sent),
+        `HostRefused` (the host said no, or this engine has no such way), `OutcomeUnknown`, `AuthorityLost`.
+        """
+        raise _unsupported("way to start an agent again")
+
     async def close(self) -> None:
         """Free what the driver itself holds (executors, TLS contexts). Connections are closed first."""
         return None

@@ -71,6 +71,9 @@ class MemoryContext:
         connected: HostConnection = self.host
         return connected
 
+    async def restart_agent(self) -> None:
+        await self.host.restart_agent(operation_id=self.operation_id)
+
     def reveal(self, kept: str) -> str:
         return kept
 

@@ -67,15 +67,17 @@ def against(
     now: datetime,
     broken_percent: int,
     again_seconds: float,
+    needs_power: bool = True,
 ) -> str | None:
-    """Why this host is not to be fenced now; None where it is. `hosts`: those of its cluster."""
+    """Why this host is not to be fenced now; None where it is. `hosts`: those of its cluster. For soft
+    fencing `needs_power` is False."""
     if host["status"] != "non_responsive":
         return f"it is {host['status']}"
     if not cluster["fencing"]:
         return f"fencing is switched off in cluster {cluster['name']}"
     if host["asked_count"] > host["heeded_count"]:
         return f"somebody has just asked it for {host['asked']}"
-    if not host["power_management"]:
+    if needs_power and not host["power_management"]:
         return "it has no power management"
     fenced_at, reported_at = host["fenced_at"], host["reported_at"]
     if fenced_at is not None and (reported_at is None or reported_at <= fenced_at):

@@ -12,9 +12,18 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from engine.plugin import Authority, HostDriver, HostEvent, HostTarget, HostUnreachable
+from engine.plugin import (
+    UNSUPPORTED_CODE,
+    Authority,
+    HostDriver,
+    HostEvent,
+    HostRefused,
+    HostTarget,
+    HostUnreachable,
+)
 from plugins.drivers.vdsm.connection import VdsmConnection
 from plugins.drivers.vdsm.options import OPTIONS, Settings
+from plugins.drivers.vdsm.ssh import SshDoor
 from plugins.drivers.vdsm.stomp import Decoder
 from plugins.drivers.vdsm.tls import TlsChannel, client_context
 from plugins.drivers.vdsm.wire import READ_BUFFER_BYTES, Wire, open_socket
@@ -31,6 +40,7 @@ class VdsmDriver(HostDriver):
         self._tls = None
         if settings.tls_files is not None:
             self._tls = client_context(*settings.tls_files, check_hostname=settings.check_hostname)
+        self._ssh = SshDoor(settings.ssh) if settings.ssh is not None else None
 
     async def connect(
         self,
@@ -49,6 +59,15 @@ class VdsmDriver(HostDriver):
                 return await self._session(sock, target, name, authority, on_event)
         except TimeoutError:
             raise HostUnreachable(f"{name}: no session within {seconds:.1f} s") from None
+
+    async def restart_agent(self, target: HostTarget, *, authority: Authority) -> None:
+        """See `HostDriver.restart_agent`; by SSH."""
+        if self._ssh is None:
+            raise HostRefused(
+                UNSUPPORTED_CODE,
+                "this engine has no way to start agents again: [driver_vdsm] ssh_key_file is not set",
+            )
+        await self._ssh.restart_agent(target, authority)
 
     async def _session(
         self,

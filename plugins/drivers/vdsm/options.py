@@ -1,4 +1,4 @@
-"""The driver's options, `[driver_vdsm]`: how patient it is, and how it proves who it is.
+"""The driver's options, `[driver_vdsm]`: how patient it is, how it proves who it is, and its way by SSH.
 
 Read once: `Settings.from_values` turns the values into what the code is given, and refuses those
 that do not fit together.
@@ -76,12 +76,66 @@ OPTIONS: Final = (
         "default because hosts are often known by an IP address that their certificates do not name; "
         "the signature is verified in either case.",
     ),
+    cfg.StrOpt(
+        "ssh_key_file",
+        help="Path of a private key, without pass phrase, with which this engine may log in to hosts by SSH "
+        "to start a silent agent again (soft fencing; [singleton_host_treatment] soft_fencing). Without it "
+        "there is no such way. Needs asyncssh: the extra `soft-fencing`.",
+    ),
+    cfg.StrOpt(
+        "ssh_known_hosts_file",
+        help="Path of the file with the hosts' public keys, as of OpenSSH's known_hosts. Needed with "
+        "ssh_key_file unless ssh_check_host_key is off; a host that is not in it is not logged in to.",
+    ),
+    cfg.BoolOpt(
+        "ssh_check_host_key",
+        default=True,
+        help="Demand that a host shows the key that ssh_known_hosts_file has for it. Without, whoever "
+        "answers at a host's address is believed to be the host, and sees the command that is run there.",
+    ),
+    cfg.StrOpt(
+        "ssh_user",
+        default="root",
+        help="As whom to log in. Only root may start a service again, unless ssh_command goes through sudo.",
+    ),
+    cfg.PortOpt(
+        "ssh_port",
+        default=22,
+        help="Port of the hosts' SSH servers, the same on all hosts; the default is the registered one.",
+    ),
+    cfg.StrOpt(
+        "ssh_command",
+        default="/usr/bin/vdsm-tool service-restart vdsmd",
+        help="What to run there; success is the exit status 0. {port} in it stands for the port of the "
+        "host's agent, where hosts share an address.",
+    ),
+    cfg.FloatOpt(
+        "ssh_timeout",
+        default=30.0,
+        min=1.0,
+        max=300.0,
+        help="Seconds for all of it: connecting, logging in and the command, which waits for the agent's "
+        "service to stop; systemd kills what has not stopped after 10 s by VDSM's unit.",
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SshSettings:
+    """How to log in to hosts. `known_hosts_file` is None where any host key will do."""
+
+    key_file: str
+    known_hosts_file: str | None
+    user: str
+    port: int
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The values of `OPTIONS`. `tls_files` is (authorities, certificate, key), None for plain TCP."""
+    """The values of `OPTIONS`. `tls_files` is (authorities, certificate, key), None for plain TCP; `ssh` is
+    None where agents cannot be started again from here."""
 
     connect_seconds: float
     call_seconds: float
@@ -89,6 +143,7 @@ class Settings:
     max_message_bytes: int
     tls_files: tuple[str, str, str] | None
     check_hostname: bool
+    ssh: SshSettings | None
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
@@ -106,6 +161,8 @@ class Settings:
             read[name] = value
         if read["tls"] is True:
             fields |= {name: "needed with tls" for name in _FILES if not read[name]}
+        if read["ssh_key_file"] and read["ssh_check_host_key"] is True and not read["ssh_known_hosts_file"]:
+            fields["ssh_known_hosts_file"] = "needed with ssh_key_file, unless ssh_check_host_key is off"
         if fields:
             wrong = "; ".join(f"{name}: {why}" for name, why in sorted(fields.items()))
             raise InvalidInput(f"the options of the vdsm driver do not fit: {wrong}", fields=fields)
@@ -116,7 +173,19 @@ class Settings:
             max_message_bytes=read["max_message_bytes"],
             tls_files=(read["ca_file"], read["cert_file"], read["key_file"]) if read["tls"] else None,
             check_hostname=read["check_hostname"],
+            ssh=_ssh(read) if read["ssh_key_file"] else None,
         )
+
+
+def _ssh(read: Mapping[str, Any]) -> SshSettings:
+    return SshSettings(
+        key_file=read["ssh_key_file"],
+        known_hosts_file=read["ssh_known_hosts_file"] if read["ssh_check_host_key"] else None,
+        user=read["ssh_user"],
+        port=read["ssh_port"],
+        command=read["ssh_command"],
+        seconds=read["ssh_timeout"],
+    )
 
 
 _FILES: Final = ("ca_file", "cert_file", "key_file")
