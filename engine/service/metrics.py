@@ -101,8 +101,8 @@ class EngineCollector(Collector):
             )
         if (fleet := measured.fleet) is None:
             return
-        yield GaugeMetricFamily("engine_hosts", "Hosts monitored by this engine.", fleet.hosts)
-        yield GaugeMetricFamily("engine_hosts_connected", "Of these, connected.", fleet.connected)
+        yield GaugeMetricFamily("engine_hosts", "Hosts monitored by this engine.", len(fleet.monitors))
+        yield GaugeMetricFamily("engine_hosts_connected", "Of these, connected.", fleet.monitors.connected)
         for name, meaning in _COUNTERS.items():
             yield CounterMetricFamily(f"engine_hosts_{name}", meaning, getattr(fleet.counters, name))
         for name, meaning in _DISTRIBUTIONS.items():

@@ -358,7 +358,7 @@ class Service:
             reader=reader,
             maps=self._doors.maps,
             view=view,
-            connection=fleet.connection,
+            connection=fleet.monitors.connection,
             visit=visits.visit,
         )
         await stack.enter_async_context(calling.server.serving(post))
@@ -391,7 +391,7 @@ class Service:
             store=CommandStore(database),
             ledger=GroupCommit(database),
             locks=Locks(session, engine=self.name, incarnation=incarnation),
-            connections=fleet,
+            connections=fleet.monitors,
             catalogue=load_commands(self._installed.entry_points("engine.commands")),
             bump=lambda shard: bump_inbox(session, shard, by=self.name),
             settings=CommandSettings(

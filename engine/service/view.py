@@ -72,8 +72,8 @@ class SelfView:
         return {
             "shards_owned": len(self._ownership.owned),
             "authority_seconds": max(0.0, self._session.authority.remaining_seconds()),
-            "hosts": fleet.hosts,
-            "hosts_connected": fleet.connected,
+            "hosts": len(fleet.monitors),
+            "hosts_connected": fleet.monitors.connected,
             **counters,
             "hosts_poll_seconds_p99": fleet.counters.poll_seconds.quantile(0.99),
             "loop_lag_seconds_p99": fleet.counters.loop_lag.quantile(0.99),
@@ -84,4 +84,4 @@ class SelfView:
         }
 
     def host(self, host_id: HostId) -> dict[str, Any]:
-        return self._fleet.live(host_id)
+        return self._fleet.monitors.live(host_id)

@@ -118,7 +118,7 @@ async def watch(url: str, hosts: int, seconds: float, period_seconds: float) -> 
 
 async def first_rounds(fleet: HostFleet, hosts: int) -> None:
     async with asyncio.timeout(UP_SECONDS):
-        while fleet.counters.lateness.count < hosts or fleet.connected < hosts:  # noqa: ASYNC110
+        while fleet.counters.lateness.count < hosts or fleet.monitors.connected < hosts:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

@@ -134,7 +134,7 @@ async def test_hosts_come_up_with_what_they_can_do_and_how_they_fare(site: Site3
         assert host.capabilities["cpu_cores"] > 0
         assert host.statistics is not None
         assert host.statistics["vm_count"] == 1
-        await until(lambda: _is(dict(fleet.vm_statuses(host.id)) == {"vm-1": "Up"}))
+        await until(lambda: _is(dict(fleet.monitors.find(host.id).vms.statuses) == {"vm-1": "Up"}))
         site.agents[0].emit("|virt|VM_status|vm-1", {"vm-1": {"status": "Paused"}})
         await until(lambda: _is(fleet.counters.events >= 1))
     assert await site.told(0) == ["up"]
@@ -221,7 +221,7 @@ async def test_an_engine_that_was_overtaken_writes_nothing_and_lets_go(site: Sit
         async with site.database.writing() as connection:
             await connection.execute(shard.update().values(epoch=EPOCH + 1, owner="b"))
         site.agents[0].refuse()
-        await until(lambda: _is(fleet.hosts == 0))
+        await until(lambda: _is(len(fleet.monitors) == 0))
         await until(lambda: _is(all(agent.open_connections == 0 for agent in site.agents)))
     assert await site.statuses() == [S.UP, S.UP, S.UP]
 
@@ -229,7 +229,7 @@ async def test_an_engine_that_was_overtaken_writes_nothing_and_lets_go(site: Sit
 async def test_a_suspended_session_costs_no_host_its_status_or_its_connection(site: Site3) -> None:
     async with site.engine() as (fleet, claims):
         await site.becomes(S.UP, S.UP, S.UP)
-        await until(lambda: _is(fleet.connected == 3))
+        await until(lambda: _is(fleet.monitors.connected == 3))
         connections = [agent.counters.connections for agent in site.agents]
         claims[0].authority.suspended = True
         polls = fleet.counters.polls
@@ -249,7 +249,7 @@ async def test_hosts_whose_notice_was_lost_are_found_and_let_go_all_the_same(sit
         await site.store.remove(site.rows[1].id)
         await until(lambda: _is(site.agents[1].open_connections == 0))
         await site.add("host-9", site.agents[1])
-        await until(lambda: _is(fleet.connected == 3))
+        await until(lambda: _is(fleet.monitors.connected == 3))
 
 
 async def test_added_hosts_come_up_and_removed_hosts_are_let_go(site: Site3) -> None:
@@ -258,7 +258,7 @@ async def test_added_hosts_come_up_and_removed_hosts_are_let_go(site: Site3) -> 
         gone = site.rows[1]
         await site.store.remove(gone.id)
         await fleet.refresh([gone.shard])
-        assert site.agents[1].open_connections == 0
+        await until(lambda: _is(site.agents[1].open_connections == 0))
         again = await site.add("host-9", site.agents[1])
         await fleet.refresh([again.shard])
         await site.becomes(S.UP, S.UP, S.UP)

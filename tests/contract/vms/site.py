@@ -154,7 +154,7 @@ class VmSite:
                 store=self.store,
                 ledger=GroupCommit(self.database),
                 locks=self.locks,
-                connections=fleet,
+                connections=fleet.monitors,
                 secrets=SECRETS,
                 catalogue=CATALOGUE,
                 bump=self._bump,

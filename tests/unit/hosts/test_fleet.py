@@ -52,14 +52,14 @@ async def test_the_hosts_of_adopted_shards_come_up_and_no_others() -> None:
     driver = ScriptedDriver()
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(0, 1))
-        assert fleet.hosts == 20
+        assert len(fleet.monitors) == 20
         await eventually(lambda: len(store.statuses()) == 20)
         assert set(store.statuses().values()) == {S.UP}
-        await eventually(lambda: fleet.connected == 20)
-        assert fleet.status(HostId("h0")) is S.UP
-        assert fleet.vm_statuses(HostId("h0")) == {"vm-1": "Up", "vm-2": "Up"}
+        await eventually(lambda: fleet.monitors.connected == 20)
+        assert fleet.monitors.find(HostId("h0")).state.status is S.UP
+        assert fleet.monitors.find(HostId("h0")).vms.statuses == {"vm-1": "Up", "vm-2": "Up"}
         with pytest.raises(NotFound):
-            fleet.status(HostId("h2"))
+            fleet.monitors.find(HostId("h2"))
     assert {name for name, host in driver.hosts.items() if host.asked} == {
         f"h{number}" for number in range(40) if number % 4 < 2
     }
@@ -119,11 +119,11 @@ async def test_after_a_release_nothing_acts_and_the_last_report_is_written() -> 
     async with fleet_over(store, driver, settings) as fleet:
         first, second = claims(0, 1)
         await fleet.adopt([first, second])
-        await eventually(lambda: fleet.connected == 10)
+        await eventually(lambda: fleet.monitors.connected == 10)
         await eventually(lambda: fleet.waiting_reports == 10)
         await fleet.release([first])
         assert set(store.statuses()) == {f"h{number}" for number in range(0, 10, 2)}
-        assert fleet.hosts == 5
+        assert len(fleet.monitors) == 5
         released = [driver.host(f"h{number}") for number in range(0, 10, 2)]
         assert all(host.open_connections == 0 for host in released)
         asked = [len(host.asked) for host in released]
@@ -151,7 +151,7 @@ async def test_a_release_while_the_database_hangs_ends_all_the_same() -> None:
         await fleet.adopt([claim])
         store.away = True
         await fleet.release([claim])
-        assert (fleet.hosts, fleet.waiting_reports) == (0, 0)
+        assert (len(fleet.monitors), fleet.waiting_reports) == (0, 0)
 
 
 async def test_an_abandoned_shard_is_let_go_of_before_the_call_returns() -> None:
@@ -161,10 +161,10 @@ async def test_an_abandoned_shard_is_let_go_of_before_the_call_returns() -> None
     async with fleet_over(store, driver, settings) as fleet:
         (claim,) = claims(0)
         await fleet.adopt([claim])
-        await eventually(lambda: fleet.connected == 5)
+        await eventually(lambda: fleet.monitors.connected == 5)
         fleet.abandon([claim])
         asked = {name: len(host.asked) for name, host in driver.hosts.items()}
-        assert (fleet.hosts, fleet.waiting_reports) == (0, 0)
+        assert (len(fleet.monitors), fleet.waiting_reports) == (0, 0)
         await eventually(lambda: all(host.open_connections == 0 for host in driver.hosts.values()))
         assert {name: len(host.asked) for name, host in driver.hosts.items()} == asked
     assert store.written == []
@@ -178,7 +178,7 @@ async def test_a_shard_with_a_later_owner_is_let_go_of_and_told_of() -> None:
         await fleet.adopt(claims(0, 1))
         await eventually(lambda: bool(told))
         assert told == [frozenset({ShardId(1)})]
-        assert fleet.hosts == 1
+        assert len(fleet.monitors) == 1
         await eventually(lambda: driver.host("b").open_connections == 0)
         await eventually(lambda: store.statuses() == {"a": S.UP})
 
@@ -187,7 +187,7 @@ async def test_a_shard_adopted_again_is_watched_under_its_later_epoch() -> None:
     store, driver = MemoryStore(row("h")), ScriptedDriver()
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(0, epoch=1))
-        await eventually(lambda: fleet.connected == 1)
+        await eventually(lambda: fleet.monitors.connected == 1)
         await fleet.adopt(claims(0, epoch=2))
         await eventually(lambda: driver.host("h").targets[-1].epoch == 2)
         await eventually(lambda: driver.host("h").open_connections == 1)
@@ -199,16 +199,18 @@ async def test_rows_that_were_added_moved_or_removed_are_noticed() -> None:
     slow = replace(FAST, refresh_seconds=600.0)
     async with fleet_over(store, driver, slow) as fleet:
         await fleet.adopt(claims(0))
-        await eventually(lambda: fleet.connected == 2)
+        await eventually(lambda: fleet.monitors.connected == 2)
         store.rows = [replace(row("a"), address="elsewhere"), row("c")]
         await fleet.refresh([ShardId(0), ShardId(7)])
-        assert fleet.hosts == 2
-        assert (driver.host("a").open_connections, driver.host("b").open_connections) == (0, 0)
-        await eventually(lambda: fleet.connected == 2)
+        assert len(fleet.monitors) == 2
+        await eventually(
+            lambda: (driver.host("a").open_connections, driver.host("b").open_connections) == (0, 0)
+        )
+        await eventually(lambda: fleet.monitors.connected == 2)
         assert driver.host("elsewhere").open_connections == 1
         assert driver.host("c").open_connections == 1
         with pytest.raises(NotFound):
-            fleet.status(HostId("b"))
+            fleet.monitors.find(HostId("b"))
         await eventually(lambda: set(store.statuses()) == {"a", "b", "c"})
     # A host that moved keeps the status that is in memory; its row may be older.
     assert [change.status for one in store.written if one.name == "a" for change in one.changes] == [S.UP]
@@ -219,7 +221,7 @@ async def test_a_row_whose_notice_was_lost_is_found_all_the_same() -> None:
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(3))
         store.rows.append(row("late", shard=3))
-        await eventually(lambda: fleet.connected == 1)
+        await eventually(lambda: fleet.monitors.connected == 1)
 
 
 async def test_a_takeover_while_the_database_is_away_is_made_up_for() -> None:
@@ -231,9 +233,9 @@ async def test_a_takeover_while_the_database_is_away_is_made_up_for() -> None:
     store.away = True
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(0))
-        assert fleet.hosts == 0
+        assert len(fleet.monitors) == 0
         store.away = False
-        await eventually(lambda: fleet.connected == 1)
+        await eventually(lambda: fleet.monitors.connected == 1)
 
 
 async def test_shards_released_while_their_rows_are_read_are_not_watched() -> None:
@@ -254,7 +256,7 @@ async def test_shards_released_while_their_rows_are_read_are_not_watched() -> No
         await fleet.release([claim])
         store.go_on.set()
         await adopting
-        assert fleet.hosts == 0
+        assert len(fleet.monitors) == 0
     assert driver.hosts == {}
 
 
@@ -296,7 +298,7 @@ async def test_thousands_adopted_at_once_are_asked_a_few_at_a_time() -> None:
     settings = MonitorSettings(connects=20)
     async with fleet_over(store, driver, settings) as fleet:
         await fleet.adopt(claims(0))
-        await eventually(lambda: fleet.connected == 1000)
+        await eventually(lambda: fleet.monitors.connected == 1000)
         assert most <= 20
 
 
@@ -307,7 +309,7 @@ async def test_leaving_a_fleet_leaves_no_task_and_no_connection() -> None:
     before = asyncio.all_tasks()
     async with fleet_over(store, driver) as fleet:
         await fleet.adopt(claims(0))
-        await eventually(lambda: fleet.connected == 10)
+        await eventually(lambda: fleet.monitors.connected == 10)
     assert asyncio.all_tasks() == before
     assert all(host.open_connections == 0 for host in driver.hosts.values())
 
