@@ -18,12 +18,14 @@ from engine.commands.patience import Patience
 from engine.commands.records import History
 from engine.commands.services import Services, ShardClaim
 from engine.commands.transactions import MakeContext, Transaction, Written
-from engine.errors import Fenced, Unavailable
+from engine.db.errors import Duplicate
+from engine.errors import AuthorityLost, Fenced, Unavailable
 
 LOG = logging.getLogger(__name__)
 
 Moves = Callable[[Transaction], Awaitable[None] | None]
 T = TypeVar("T")
+_AGAIN_SECONDS = 0.02
 
 
 class Left(Exception):
@@ -77,6 +79,12 @@ class Committed:
             except Fenced:
                 await self._meet_fence()
                 return
+            except Duplicate:
+                # A commit of which nothing was heard may come after the look for it.
+                if (fresh := await self.read()) == self.history:
+                    raise
+                self.history = fresh
+                return
             except Unavailable as error:
                 failures += 1
                 LOG.warning("command=%s: its rows cannot be written: %s", self.id, error)
@@ -94,7 +102,7 @@ class Committed:
                 await done
             return tx.finish()
 
-        self.claim.authority.check()
+        await self.permitted()
         return await self._services.ledger.commit(self.claim.shard, self.claim.epoch, write)
 
     async def _heed(self, written: Written) -> None:
@@ -132,6 +140,19 @@ class Committed:
         self._orphaned = True
         await self.write(lambda tx: tx.orphan())
 
+    async def permitted(self) -> None:
+        """Return when acting is allowed: a connection to ZooKeeper that is down for a moment is waited for,
+        since whatever is known of a step would be lost with this run. Raises `AuthorityLost`."""
+        while True:
+            try:
+                self.claim.authority.check()
+            except AuthorityLost:
+                if self.claim.authority.remaining_seconds() <= 0:
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return
+
     async def read(self) -> History:
         """The rows as they are."""
         return await self.answered(lambda: self._services.store.history(self.id))
@@ -140,7 +161,7 @@ class Committed:
         """Ask until there is an answer."""
         failures = 0
         while True:
-            self.claim.authority.check()
+            await self.permitted()
             try:
                 return await ask()
             except Unavailable as error:

@@ -85,7 +85,7 @@ class Effects:
 
     async def act(self, step: Step, record: StepRecord) -> Outcome:
         context = self._context(self._row.history, record)
-        self._row.claim.authority.check()
+        await self._row.permitted()
         try:
             async with asyncio.timeout(step.timeout_seconds):
                 return Done(await step.act(context))
@@ -105,7 +105,7 @@ class Effects:
 
     async def probe(self, step: Step, record: StepRecord) -> Outcome:
         try:
-            self._row.claim.authority.check()
+            await self._row.permitted()
             async with asyncio.timeout(step.timeout_seconds):
                 found = await step.probe(self._context(self._row.history, record))
         except (AuthorityLost, Fenced):
@@ -133,7 +133,7 @@ class Effects:
     async def compensate(self, step: Step, record: StepRecord) -> Exception | None:
         """Why the effect cannot be undone now; None where it is."""
         try:
-            self._row.claim.authority.check()
+            await self._row.permitted()
             async with asyncio.timeout(step.timeout_seconds):
                 await step.compensate(self._context(self._row.history, record))
         except (AuthorityLost, Fenced):

@@ -23,6 +23,7 @@ from engine.commands.services import Services, ShardClaim
 from engine.commands.sweeping import sweep
 from engine.errors import AuthorityLost, EngineError, Fenced, Unavailable
 from engine.plugin import ShardId
+from engine.scope import Scope
 
 LOG = logging.getLogger(__name__)
 
@@ -50,10 +51,11 @@ class CommandExecutor:
         self._claims: dict[ShardId, ShardClaim] = {}
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._unread: set[ShardId] = set()
+        self._doubtful: set[ShardId] = set()
+        """A claim or a run broke off there: rows may bear our epoch that nobody runs."""
         self._told = False
         self._wanted = asyncio.Event()
-        self._tasks = asyncio.TaskGroup()
-        self._eternal: list[asyncio.Task[None]] = []
+        self._scope = Scope()
 
     @property
     def running(self) -> int:
@@ -66,15 +68,12 @@ class CommandExecutor:
         return [run.history.command for run, _task in self._runs.values()]
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        for run, name in (
-            (self._services.ledger.run(), "commands-ledger"),
-            (self._look(), "commands-look"),
-            (self._look_by_itself(), "commands-tick"),
-            (self._write_progress(), "commands-progress"),
-            (self._sweep(), "commands-sweep"),
-        ):
-            self._eternal.append(self._tasks.create_task(run, name=name))
+        await self._scope.__aenter__()
+        self._scope.keep(self._services.ledger.run, name="commands-ledger")
+        self._scope.keep(self._look, name="commands-look")
+        self._scope.keep(self._look_by_itself, name="commands-tick")
+        self._scope.keep(self._write_progress, name="commands-progress")
+        self._scope.keep(self._sweep, name="commands-sweep")
         return self
 
     async def __aexit__(
@@ -84,9 +83,7 @@ class CommandExecutor:
         traceback: TracebackType | None,
     ) -> None:
         self._drop(frozenset(self._claims))
-        for task in self._eternal:
-            task.cancel()
-        await self._tasks.__aexit__(kind, error, traceback)
+        await self._scope.__aexit__(kind, error, traceback)
 
     # --- ShardWork ----------------------------------------------------------------------------------
 
@@ -116,6 +113,7 @@ class CommandExecutor:
         for shard in shards:
             self._claims.pop(shard, None)
             self._unread.discard(shard)
+            self._doubtful.discard(shard)
         return self._cancel(shards)
 
     def _cancel(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
@@ -158,14 +156,14 @@ class CommandExecutor:
                 await self._claim_singly()
 
     async def _claim(self) -> None:
-        free = self._services.settings.concurrent - len(self._runs)
         claims = {shard: self._claims[shard] for shard in self._unread if shard in self._claims}
-        if free <= 0 or not claims:
+        if not claims:
             return
-        self._unread -= claims.keys()
-        told, self._told = self._told, False
         there = [id for id, (run, _task) in self._runs.items() if run.claim.shard in claims]
-        await self._claim_in(claims, free, told=told)
+        if (free := self._services.settings.concurrent - len(self._runs)) > 0:
+            self._unread -= claims.keys()
+            told, self._told = self._told, False
+            await self._claim_in(claims, free, told=told)
         if there:
             await self._hear_news(there)
 
@@ -194,23 +192,31 @@ class CommandExecutor:
     async def _claim_in(self, claims: dict[ShardId, ShardClaim], limit: int, *, told: bool = False) -> None:
         for claim in claims.values():
             claim.authority.check()
-        claimed = await self._services.store.claim(
-            {shard: claim.epoch for shard, claim in claims.items()},
-            engine=self._services.engine,
-            types=list(self._services.catalogue.types),
-            running=list(self._runs),
-            limit=limit,
-            told=told,
-        )
+        again = self._doubtful & claims.keys()
+        self._doubtful -= again
+        try:
+            claimed = await self._services.store.claim(
+                {shard: claim.epoch for shard, claim in claims.items()},
+                engine=self._services.engine,
+                types=list(self._services.catalogue.types),
+                running=list(self._runs),
+                limit=limit,
+                told=told,
+                again=again,
+            )
+        except Unavailable:  # they may be ours all the same
+            self._doubtful |= claims.keys() & self._claims.keys()
+            raise
         for each in claimed:
             record = each.history.command
             claim = claims[record.shard]
             if self._claims.get(record.shard) is not claim or record.id in self._runs:
                 continue  # let go of while this was read
             run = Run(self._services, claim, each.history, taken_over=each.taken_over)
-            task = self._tasks.create_task(self._run(run), name=f"command-{record.id}")
+            task = self._scope.start(self._run(run), name=f"command-{record.id}")
             self._runs[record.id] = (run, task)
         if len(claimed) >= limit:
+            self._doubtful |= again & self._claims.keys()
             self.refresh(list(claims))
 
     async def _run(self, run: Run) -> None:
@@ -218,16 +224,24 @@ class CommandExecutor:
             await run.go()
         except AuthorityLost:
             LOG.info("command=%s: left to the next owner of shard %s", run.id, run.claim.shard)
+            self._doubt(run)
         except Fenced as error:
             LOG.warning("command=%s: %s", run.id, error)
+            self._doubt(run)
         except Exception:
             LOG.exception("command=%s: its run failed", run.id)
+            self._doubt(run)
         finally:
             if self._runs.get(run.id, (None, None))[0] is run:
                 del self._runs[run.id]
             # Not for each one that ends: what waits for room is claimed many at a time.
             if self._unread and len(self._runs) <= self._services.settings.concurrent * _ROOM:
                 self._wanted.set()
+
+    def _doubt(self, run: Run) -> None:
+        """It broke off. Where the shard stays ours after all, nobody else will go on with it."""
+        if self._claims.get(run.claim.shard) is run.claim:
+            self._doubtful.add(run.claim.shard)
 
     # --- duties -------------------------------------------------------------------------------------
 

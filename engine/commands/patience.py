@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from engine.clock import boottime
 
 
 class Patience:
-    """`late_until`: until when calls of an engine before this one may still arrive."""
+    """`late_until`: until when calls that nobody has an answer to may still arrive."""
 
     def __init__(self, *, retry_seconds: Sequence[float], late_until: datetime | None) -> None:
         self.tries = 0
@@ -41,6 +41,11 @@ class Patience:
     def quarantine_left(self, now: datetime) -> float:
         """Seconds."""
         return (self.late_until - now).total_seconds() if self.late_until is not None else 0.0
+
+    def late(self, now: datetime, seconds: float) -> None:
+        """A call got no answer: it may still arrive for so long."""
+        until = now + timedelta(seconds=seconds)
+        self.late_until = max(until, self.late_until or until)
 
     def start_waiting(self, for_what: str) -> float:
         """Seconds since this was first waited for."""

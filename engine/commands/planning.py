@@ -45,6 +45,14 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
+class Resend:
+    """It is known not to be there. First that is forgotten in the row: whoever comes after the next
+    attempt knows nothing of the kind."""
+
+    step: StepRecord
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Find out whether it was done."""
 
@@ -117,6 +125,7 @@ Move = (
     TakeLocks
     | Intend
     | Act
+    | Resend
     | Probe
     | Record
     | SettleFenced
@@ -172,9 +181,9 @@ def _open_step(history: History, step: StepRecord, declared: Declared, unsent: s
         return SettleFenced(step)
     if step.operation_id == unsent or step.verdict is Verdict.NOT_HAPPENED:
         # What is known to be undone need not be done for a command that is to be cancelled.
-        if history.command.cancel_requested and step.verdict is None:
+        if history.command.cancel_requested:
             return BeginUndoing(Goal.CANCELLED, "it was cancelled")
-        return Act(step)
+        return Act(step) if step.verdict is None else Resend(step)
     if declared.idempotent:
         return Act(step)
     if declared.probes:
@@ -192,7 +201,7 @@ def _undoing(history: History, steps: Mapping[str, Declared]) -> Move:
     for step in reversed(history.live.values()):
         if names.index(step.name) >= first:
             happened = step.state is StepState.DONE or step.verdict is Verdict.UNKNOWN
-            return Undo(step, effect=happened and step.verdict is not Verdict.FENCED)
+            return Undo(step, effect=happened and step.verdict not in (Verdict.FENCED, Verdict.UNDONE))
     if command.goal is Goal.AGAIN:
         return GoOn()
     if command.goal is Goal.CANCELLED:

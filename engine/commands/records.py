@@ -49,13 +49,15 @@ class Goal(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What an operator says of a step whose outcome the engine cannot tell; UNKNOWN is the engine's
-    own word for an idempotent step that was given up, FENCED for one whose host was off since."""
+    """What an operator says of a step whose outcome the engine cannot tell (UNDONE: of one that it cannot
+    undo). NOT_HAPPENED is also the word of an engine that hands over before it has sent anything, UNKNOWN
+    of one that has given an idempotent step up, FENCED says that the step's host was off since."""
 
     HAPPENED = "happened"
     NOT_HAPPENED = "not_happened"
     UNKNOWN = "unknown"
     FENCED = "fenced"
+    UNDONE = "undone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRecord:
-    """One row of `command`. `epoch` is that of its last claim, None while nobody has claimed it."""
+    """One row of `command`. `epoch` is that of its last claim; None while nobody has claimed it, or
+    whoever had has handed it over; `engine.db.fenced.TAKEN_AWAY` where that was not asked."""
 
     id: str
     type: str
@@ -156,6 +159,12 @@ class History:
     @property
     def data(self) -> dict[str, Json]:
         return {name: step.result for name, step in self.live.items() if step.state is StepState.DONE}
+
+    @property
+    def waits_for_children(self) -> bool:
+        """Whether its step is open only because children of it have not ended."""
+        step = self.open_step
+        return step is not None and len(self.children) < step.children
 
     def attempts(self, name: str) -> int:
         return sum(step.name == name for step in self.steps)

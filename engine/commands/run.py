@@ -28,7 +28,7 @@ from engine.commands.effects import (
 )
 from engine.commands.patience import Patience
 from engine.commands.planning import Declared
-from engine.commands.records import CommandState, Goal, History, StepRecord, StepState
+from engine.commands.records import CommandState, Goal, History, StepRecord, Verdict
 from engine.commands.services import Services, ShardClaim
 from engine.commands.transactions import Transaction
 from engine.errors import AuthorityLost, Conflict, EngineError, Fenced, InvalidInput, Unavailable
@@ -127,8 +127,10 @@ class Run:
         """Whether the engine before this one may have sent something that arrives only now."""
         if (open_step := self.history.open_step) is not None:
             known = self._steps.get(open_step.name)
-            return known is not None and known.sends() and not open_step_waits(open_step)
-        live = [self._steps.get(name) for name in self.history.live]
+            settled = open_step.verdict is Verdict.FENCED or self.history.waits_for_children
+            return known is not None and known.sends() and not settled
+        there = [r.name for r in self.history.live.values() if r.verdict is not Verdict.FENCED]
+        live = [self._steps.get(name) for name in there]
         return self.history.command.goal is not None and any(s is not None and s.undoes() for s in live)
 
     async def _prove_lock(self) -> None:
@@ -160,6 +162,8 @@ class Run:
                 await self._await_children(move)
             case planning.Act(step):
                 await self._act(step)
+            case planning.Resend(step):
+                await self._resend(step)
             case planning.Probe(step):
                 await self._probe(step)
             case planning.SettleFenced(step):
@@ -230,8 +234,17 @@ class Run:
         step = self._steps[record.name]
         if step.after_quarantine and await self._sit_out_quarantine():
             return
-        self._unsent = None
-        await self._follow(record, await self._effects.act(step, record))
+        known_unsent, self._unsent = self._unsent == record.operation_id, None
+        outcome = await self._effects.act(step, record)
+        if known_unsent and isinstance(outcome, NotSent):
+            self._unsent = record.operation_id  # else a try before this one may have been
+        await self._follow(record, outcome)
+
+    async def _resend(self, record: StepRecord) -> None:
+        if await self._sit_out_quarantine():
+            return
+        self._unsent = record.operation_id
+        await self._row.write(lambda tx: tx.change_step(record, verdict=None))
 
     async def _probe(self, record: StepRecord) -> None:
         step = self._steps[record.name]
@@ -259,7 +272,6 @@ class Run:
             case Back(back):
                 await self._go_back(record, back)
             case NotSent(why):
-                self._unsent = record.operation_id
                 await self._wait_for_host(record, why)
             case Unknown(why):
                 await self._outcome_unknown(record, why)
@@ -269,6 +281,7 @@ class Run:
         LOG.warning("command=%s step=%s: outcome unknown: %s", self.id, record.name, why)
         if not self._steps[record.name].idempotent:
             self._patience.start_waiting(_after(record))
+            self._patience.late(self._services.now(), self._services.settings.quarantine_seconds)
         elif self._patience.tries + 1 >= self._services.settings.tries:
             self._patience.tries = 0
             await self._fail(why, ambiguous=True)
@@ -279,7 +292,7 @@ class Run:
         most = self._steps[record.name].timeout_seconds
         waited = self._patience.start_waiting(record.operation_id)
         if waited >= most:
-            await self._fail(f"{why} (waited {waited:.0f} s)")
+            await self._fail(f"{why} (waited {waited:.0f} s)", ambiguous=self._unsent != record.operation_id)
             return
         if self.history.command.state is not CommandState.WAITING:
             await self._row.write(lambda tx: tx.change(state=CommandState.WAITING, message=why))
@@ -386,8 +399,16 @@ class Run:
         await self._row.write(lambda tx: tx.begin_undoing(Goal.AGAIN, why, undo_from=back.to))
 
     async def _hand_back(self) -> None:
-        if self.history.open_step is None or self._unsent is not None or self.history.open_step.children:
-            await self._row.write(lambda tx: tx.change(epoch=None))
+        open_step = self.history.open_step
+        unsent = open_step is not None and open_step.operation_id == self._unsent
+
+        def hand_back(tx: Transaction) -> None:
+            if open_step is not None and unsent:
+                tx.change_step(open_step, verdict=Verdict.NOT_HAPPENED)
+            tx.change(epoch=None)
+
+        if open_step is None or unsent or self.history.waits_for_children:
+            await self._row.write(hand_back)
         raise Left
 
     async def _try_to_write(self, moves: Moves, *, recording: StepRecord | None = None) -> None:
@@ -452,11 +473,6 @@ class Run:
         """Of the whole command: each step is an equal part of it."""
         done = len(self.history.data)
         self.progress = ((100 * done + percent) // max(1, len(self._steps)), message)
-
-
-def open_step_waits(step: StepRecord | None) -> bool:
-    """Whether it is open only because its children have not ended."""
-    return step is not None and step.state is StepState.INTENDED and step.children > 0
 
 
 def _after(record: StepRecord) -> str:

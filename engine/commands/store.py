@@ -40,7 +40,8 @@ _CLAIM = for_both(  # the epochs that stand there have just been guarded
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claimed:
-    """A command that is ours now; `taken_over` from an owner who did not hand it over."""
+    """A command that is ours now; `taken_over` from an owner who did not hand it over, be it from a run of
+    our own that broke off."""
 
     history: History
     taken_over: bool
@@ -129,12 +130,14 @@ class CommandStore:
         running: Collection[str],
         limit: int,
         told: bool = False,
+        again: Collection[ShardId] = (),
     ) -> list[Claimed]:
-        """Take what is to be done in these shards and is not ours yet; oldest first. One short
-        transaction under the shards' epochs; where nothing is to be done none is begun, unless we were
-        `told` that there is."""
+        """Take what is to be done in these shards and is not ours yet (in the shards `again` also what is,
+        except what we know to be `running`); oldest first. One short transaction under the shards' epochs;
+        where nothing is to be done none is begun, unless we were `told` that there is."""
         query = _TO_CLAIM[self.database.dialect]
-        wanted = {"shards": list(epochs), "types": list(types), "most": limit + len(running)}
+        most = limit + len(running)
+        wanted = {"shards": list(epochs), "again": list(again), "types": list(types), "most": most}
         if not told:
             async with self.database.asking() as connection:
                 if not [row for row in await connection.execute(query, wanted) if row.id not in running]:
@@ -150,10 +153,7 @@ class CommandStore:
             records = [CommandRecord.from_row(dict(row._mapping)) for row in taken]
             records.sort(key=lambda record: (record.created_at, record.id))
             histories = await _with_steps(connection, records)
-        return [
-            Claimed(history, before[history.command.id] not in (None, history.command.epoch))
-            for history in histories
-        ]
+        return [Claimed(history, taken_over=before[history.command.id] is not None) for history in histories]
 
     async def news(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
         """Of these commands, those that somebody wants cancelled, and those that are to be read anew:
@@ -222,7 +222,7 @@ _TO_CLAIM = for_both(
             command.c.ended_at.is_(None),
             command.c.state.not_in(_UNCLAIMED_STATES),
             among(dialect, command.c.type, "types"),
-            _ANEW | command.c.cancel_requested,
+            _ANEW | command.c.cancel_requested | among(dialect, command.c.shard, "again"),
         )
         .order_by(command.c.created_at, command.c.id)
         .limit(sa.bindparam("most"))
@@ -302,12 +302,17 @@ async def resolve(
     connection: AsyncConnection, command_id: str, verdict: Verdict | None, *, at: datetime
 ) -> ShardId:
     """Let it go on, its open step (or, while it is undone, the step in question) as `verdict` says;
-    None ends it as it is. Its shard."""
+    None ends it as it is. Its shard. Raises `NotFound`, `Conflict`."""
     row = await _locked(connection, command_id)
     if row.state != CommandState.NEEDS_OPERATOR:
         raise Conflict(f"command {command_id} needs no operator: it is {row.state}")
     changes: dict[str, Any] = {"state": CommandState.QUEUED, "epoch": None, "error": ""}
     if verdict is None:
+        if row.quarantine_until is not None and row.quarantine_until > at:
+            raise Conflict(
+                f"what an engine that died had sent for command {command_id} may arrive until"
+                f" {row.quarantine_until:%H:%M:%S} UTC: its locks cannot be given up before"
+            )
         changes = {"state": CommandState.FAILED, "ended_at": at}
     else:
         history = (await _histories(connection, [command_id]))[0]
@@ -315,8 +320,8 @@ async def resolve(
             changed = [(open_step, dataclasses.replace(open_step, verdict=verdict))]
             await change_steps(connection, changed)
         elif history.live and verdict is Verdict.HAPPENED and history.command.goal is not None:
-            last = list(history.live.values())[-1]  # it has been undone by hand
-            await change_steps(connection, [(last, dataclasses.replace(last, state=StepState.UNDONE))])
+            last = list(history.live.values())[-1]  # undone by hand on its host; its rows are not
+            await change_steps(connection, [(last, dataclasses.replace(last, verdict=Verdict.UNDONE))])
     await connection.execute(command.update().where(command.c.id == command_id).values(changes))
     if verdict is None and row.parent_id is not None:
         record = (await _histories(connection, [command_id]))[0].command

@@ -1,7 +1,8 @@
 """What a host's being off settles: every step that was under way there, of whatever command.
 
-Called inside the fencing command's own transaction. The commands lose their claim, so whoever runs
-them (or nobody, where they need an operator) begins them anew from their rows.
+Called inside the fencing command's own transaction. The commands are taken away from whoever runs
+them (or nobody, where they need an operator): they are begun anew from their rows. What else they have
+sent, to hosts that are not off, may be on its way, so this is not as if they had been handed over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from engine.db.tables import command, step
 from engine.plugin import HostId, ShardId
 
 _FENCED = "fenced"
+TAKEN_AWAY = -1
+"""The epoch of a command that was taken from its owner in the middle of something."""
 
 
 async def settle_steps(
@@ -42,7 +45,7 @@ async def settle_steps(
     await connection.execute(
         command.update()
         .where(command.c.id.in_(list(found)), command.c.state != "needs_operator")
-        .values(epoch=None)
+        .values(epoch=TAKEN_AWAY)
     )
     await connection.execute(
         command.update()

@@ -40,11 +40,15 @@ _numbers = itertools.count(1)
 
 
 class GivenAuthority:
+    """`down`: the connection is away, as it may be for a moment; `refused` is set by whoever asks then."""
+
     def __init__(self) -> None:
-        self.over = False
+        self.over = self.down = False
+        self.refused = asyncio.Event()
 
     def check(self) -> None:
-        if self.over:
+        if self.over or self.down:
+            self.refused.set()
             raise AuthorityLost("it was taken away")
 
     def remaining_seconds(self) -> float:
@@ -110,12 +114,14 @@ class Cluster:
             self.owners[shard].executor.refresh([shard])
 
     @contextlib.asynccontextmanager
-    async def engine(self, name: str, settings: CommandSettings = SETTINGS) -> AsyncIterator[Engine]:
+    async def engine(
+        self, name: str, settings: CommandSettings = SETTINGS, ledger: GroupCommit | None = None
+    ) -> AsyncIterator[Engine]:
         services = Services(
             engine=EngineId(name),
             shards=SHARDS,
             store=self.store,
-            ledger=GroupCommit(self.database),
+            ledger=ledger or GroupCommit(self.database),
             locks=self.locks,
             connections=NoConnections(),
             catalogue=CATALOGUE,

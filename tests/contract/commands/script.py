@@ -2,7 +2,8 @@
 
 A step is written `kind:name`: `safe` is idempotent, `probed` can be found out, `blind` cannot.
 Further marks follow a `@host` or say what act does the first time: `!refuse`, `!lose` (the reply, after
-the effect), `!hang`, `!back` (to the first step).
+the effect), `!late` (no reply, and the effect comes when the test says), `!hang`, `!back` (to the first
+step); a step that is `!stuck` cannot be undone.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class World:
 
     effects: list[tuple[str, str]] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
+    reverted: list[str] = field(default_factory=list)
+    acted: int = 0
     operations: dict[str, str] = field(default_factory=dict)
     unreachable: set[str] = field(default_factory=set)
     hidden: bool = False
@@ -110,6 +113,7 @@ class _Scripted(Step):
 
     async def act(self, context: StepContext) -> Json:
         world = self._world
+        world.acted += 1
         await world.at("after_intent", self.name)
         if self._host in world.unreachable:
             raise HostUnreachable(f"{self._host} is away")
@@ -117,6 +121,8 @@ class _Scripted(Step):
             raise GoBack(self._first, "not this way")
         if self._trouble == "refuse":
             raise HostRefused(7, "no")
+        if self._trouble == "late" and world.acted == 1:
+            raise OutcomeUnknown("no reply")
         world.effects.append((self.name, context.operation_id))
         world.operations[context.operation_id] = self.name
         await world.at("after_effect", self.name)
@@ -133,7 +139,12 @@ class _Scripted(Step):
 
     async def compensate(self, context: StepContext) -> None:
         await self._world.at("before_undo", self.name)
+        if self._trouble == "stuck":
+            raise HostRefused(9, "it cannot be taken back")
         self._world.undone.append(self.name)
+
+    async def revert(self, context: StepContext, rows: Rows) -> None:
+        self._world.reverted.append(self.name)
 
 
 class Safe(_Scripted):
@@ -163,6 +174,7 @@ class Children(Safe):
         ]
 
     async def act(self, context: StepContext) -> Json:
+        await self._world.at("after_effect", self.name)
         return {"succeeded": sum(child.succeeded for child in context.children)}
 
 

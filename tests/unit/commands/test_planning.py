@@ -102,7 +102,10 @@ def test_an_operator_decides_what_became_of_it() -> None:
     happened = step("one", StepState.INTENDED, verdict=Verdict.HAPPENED)
     assert plan(history(happened), (BLIND,)) == planning.Record(happened)
     not_so = step("one", StepState.INTENDED, verdict=Verdict.NOT_HAPPENED)
-    assert plan(history(not_so), (BLIND,)) == planning.Act(not_so)
+    assert plan(history(not_so), (BLIND,)) == planning.Resend(not_so)
+    assert plan(history(not_so), (BLIND,), unsent="op-1") == planning.Resend(not_so)
+    cancelled = plan(history(not_so, cancel_requested=True), (BLIND,))
+    assert cancelled == planning.BeginUndoing(Goal.CANCELLED, "it was cancelled")
 
 
 def test_children_are_waited_for_and_then_their_parent_acts() -> None:
@@ -138,6 +141,12 @@ def test_undoing_goes_backwards_and_leaves_out_effects_that_never_were() -> None
     assert plan(history(DONE, undone, **undoing), (BLIND, TWO)) == planning.Undo(DONE, effect=True)
     all_undone = history(dataclasses.replace(DONE, state=StepState.UNDONE), undone, **undoing)
     assert plan(all_undone, (BLIND, TWO)) == planning.End(CommandState.COMPENSATED)
+
+
+def test_what_an_operator_has_undone_by_hand_is_undone_in_the_rows_alone() -> None:
+    by_hand = step("one", StepState.DONE, verdict=Verdict.UNDONE)
+    failed = history(by_hand, state=CommandState.COMPENSATING, goal=Goal.FAILED)
+    assert plan(failed, (BLIND,)) == planning.Undo(by_hand, effect=False)
 
 
 def test_where_nothing_was_done_nothing_was_compensated() -> None:
