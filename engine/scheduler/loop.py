@@ -30,6 +30,7 @@ from engine.scheduler.runs import Runs
 from engine.scheduler.services import Commands, SchedulerSettings, ShardClaim, Tasks
 from engine.scheduler.store import FireStore
 from engine.scheduler.watch import CommandWatch
+from engine.scope import Scope
 
 LOG = logging.getLogger(__name__)
 
@@ -79,8 +80,7 @@ class Scheduler:
         self._unread: set[ShardId] = set()
         self._wanted = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._tasks = asyncio.TaskGroup()
-        self._eternal: list[asyncio.Task[None]] = []
+        self._scope = Scope()
 
     @property
     def running(self) -> int:
@@ -88,16 +88,13 @@ class Scheduler:
         return len(self._runs)
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        for work, name in (
-            (self._ledger.run(), "jobs-ledger"),
-            (self._fire_and_adopt(), "jobs-loop"),
-            (self._look_by_itself(), "jobs-tick"),
-            (self._sample(), "jobs-clock"),
-            (self._watch.run(), "jobs-commands"),
-            (self._prune(), "jobs-prune"),
-        ):
-            self._eternal.append(self._tasks.create_task(work, name=name))
+        await self._scope.__aenter__()
+        self._scope.keep(self._ledger.run, name="jobs-ledger")
+        self._scope.keep(self._fire_and_adopt, name="jobs-loop")
+        self._scope.keep(self._look_by_itself, name="jobs-tick")
+        self._scope.keep(self._sample, name="jobs-clock")
+        self._scope.keep(self._watch.run, name="jobs-commands")
+        self._scope.keep(self._prune, name="jobs-prune")
         return self
 
     async def __aexit__(
@@ -107,9 +104,7 @@ class Scheduler:
         traceback: TracebackType | None,
     ) -> None:
         self._drop(frozenset(self._claims))
-        for task in self._eternal:
-            task.cancel()
-        await self._tasks.__aexit__(kind, error, traceback)
+        await self._scope.__aexit__(kind, error, traceback)
 
     # --- ShardWork ----------------------------------------------------------------------------------
 
@@ -272,7 +267,7 @@ class Scheduler:
         if self._claims.get(fire.shard) is not claim:
             return  # abandoned while it was being inserted: the heir recovers it
         run = Run(self._bench, claim, job, fire)
-        task = self._tasks.create_task(self._run(run), name=f"job-{job.name}")
+        task = self._scope.start(self._run(run), name=f"job-{job.name}")
         self._runs.add(run, task)
 
     async def _run(self, run: Run) -> None:
