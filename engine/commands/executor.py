@@ -51,6 +51,8 @@ class CommandExecutor:
         self._claims: dict[ShardId, ShardClaim] = {}
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._unread: set[ShardId] = set()
+        self._doubtful: set[ShardId] = set()
+        """A claim or a run broke off there: rows may bear our epoch that nobody runs."""
         self._told = False
         self._wanted = asyncio.Event()
         self._scope = Scope()
@@ -111,6 +113,7 @@ class CommandExecutor:
         for shard in shards:
             self._claims.pop(shard, None)
             self._unread.discard(shard)
+            self._doubtful.discard(shard)
         return self._cancel(shards)
 
     def _cancel(self, shards: Collection[ShardId]) -> list[asyncio.Task[None]]:
@@ -153,14 +156,14 @@ class CommandExecutor:
                 await self._claim_singly()
 
     async def _claim(self) -> None:
-        free = self._services.settings.concurrent - len(self._runs)
         claims = {shard: self._claims[shard] for shard in self._unread if shard in self._claims}
-        if free <= 0 or not claims:
+        if not claims:
             return
-        self._unread -= claims.keys()
-        told, self._told = self._told, False
         there = [id for id, (run, _task) in self._runs.items() if run.claim.shard in claims]
-        await self._claim_in(claims, free, told=told)
+        if (free := self._services.settings.concurrent - len(self._runs)) > 0:
+            self._unread -= claims.keys()
+            told, self._told = self._told, False
+            await self._claim_in(claims, free, told=told)
         if there:
             await self._hear_news(there)
 
@@ -189,14 +192,21 @@ class CommandExecutor:
     async def _claim_in(self, claims: dict[ShardId, ShardClaim], limit: int, *, told: bool = False) -> None:
         for claim in claims.values():
             claim.authority.check()
-        claimed = await self._services.store.claim(
-            {shard: claim.epoch for shard, claim in claims.items()},
-            engine=self._services.engine,
-            types=list(self._services.catalogue.types),
-            running=list(self._runs),
-            limit=limit,
-            told=told,
-        )
+        again = self._doubtful & claims.keys()
+        self._doubtful -= again
+        try:
+            claimed = await self._services.store.claim(
+                {shard: claim.epoch for shard, claim in claims.items()},
+                engine=self._services.engine,
+                types=list(self._services.catalogue.types),
+                running=list(self._runs),
+                limit=limit,
+                told=told,
+                again=again,
+            )
+        except EngineError:  # without an answer they may be ours all the same
+            self._doubtful |= claims.keys() & self._claims.keys()
+            raise
         for each in claimed:
             record = each.history.command
             claim = claims[record.shard]
@@ -206,6 +216,7 @@ class CommandExecutor:
             task = self._scope.start(self._run(run), name=f"command-{record.id}")
             self._runs[record.id] = (run, task)
         if len(claimed) >= limit:
+            self._doubtful |= again & self._claims.keys()
             self.refresh(list(claims))
 
     async def _run(self, run: Run) -> None:
@@ -213,16 +224,24 @@ class CommandExecutor:
             await run.go()
         except AuthorityLost:
             LOG.info("command=%s: left to the next owner of shard %s", run.id, run.claim.shard)
+            self._doubt(run)
         except Fenced as error:
             LOG.warning("command=%s: %s", run.id, error)
+            self._doubt(run)
         except Exception:
             LOG.exception("command=%s: its run failed", run.id)
+            self._doubt(run)
         finally:
             if self._runs.get(run.id, (None, None))[0] is run:
                 del self._runs[run.id]
             # Not for each one that ends: what waits for room is claimed many at a time.
             if self._unread and len(self._runs) <= self._services.settings.concurrent * _ROOM:
                 self._wanted.set()
+
+    def _doubt(self, run: Run) -> None:
+        """It broke off. Where the shard stays ours after all, nobody else will go on with it."""
+        if self._claims.get(run.claim.shard) is run.claim:
+            self._doubtful.add(run.claim.shard)
 
     # --- duties -------------------------------------------------------------------------------------
 
