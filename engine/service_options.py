@@ -26,6 +26,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "weight",
+        mutable=True,
         default=1,
         min=1,
         max=100,

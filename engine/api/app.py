@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from falcon.asgi import App, Response
+from oslo_config import cfg
 
 from engine import options
 from engine.api.calling import ApiCalls
@@ -56,6 +57,7 @@ from engine.commands.catalogue import load_commands
 from engine.commands.edits import Edits
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
+from engine.config.settings import LiveSettings
 from engine.config.shared import SharedConfiguration
 from engine.coordination.session import Session
 from engine.db.database import Database
@@ -182,6 +184,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         [file] if file else [], program="engine-api", process=f"api-{socket.gethostname()}-{os.getpid()}"
     )
     conf = shared.conf
+    live = LiveSettings(conf)
 
     @contextlib.asynccontextmanager
     async def follow(session: Session) -> AsyncIterator[None]:
@@ -202,7 +205,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
     drivers = frozenset(installed.names("engine.drivers"))
     tasks = load_tasks(installed.entry_points("engine.tasks"))
     calling = ApiCalls(
-        ExecutionSettings.from_values(conf.execution),
+        live.keep(lambda: ExecutionSettings.from_values(conf.execution)),
         cluster,
         cluster_name=conf.coordination.cluster,
         shards=conf.sharding.shards,
@@ -223,7 +226,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         shards=conf.sharding.shards,
         drivers=drivers,
         tasks=tasks,
-        feed=FeedSettings(streams=conf.api.event_streams),
+        feed=live.keep(lambda: feed_settings(conf)),
         catalogue=options.catalogue(installed),
         shared=lambda: SharedConfiguration(cluster.session),
         configured=lambda: shared.status,
@@ -233,6 +236,11 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> EngineApp:
         calls=calling.calls,
     )
     return create_app(dependencies, lifespan=_opened(database, cluster, calling))
+
+
+def feed_settings(conf: cfg.ConfigOpts) -> FeedSettings:
+    """From `[api]`."""
+    return FeedSettings(streams=conf.api.event_streams)
 
 
 @contextlib.asynccontextmanager

@@ -26,9 +26,11 @@ LOG = logging.getLogger(__name__)
 PAGE = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FeedSettings:
-    """`streams`: how many a process serves at once; `look_seconds`: the pause between two looks;
+    """Read at each use, since they may change meanwhile.
+
+    `streams`: how many a process serves at once; `look_seconds`: the pause between two looks;
     `keep_alive_seconds`: how long a stream says nothing at most; `kept`: events kept for all streams."""
 
     streams: int = 100

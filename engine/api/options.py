@@ -43,6 +43,7 @@ OPTS: tuple[cfg.Opt, ...] = (
     ),
     cfg.IntOpt(
         "event_streams",
+        mutable=True,
         default=100,
         min=0,
         max=10000,

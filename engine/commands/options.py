@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from oslo_config import cfg
+
+from engine.commands.services import CommandSettings
 
 GROUP = "commands"
 
 OPTS = [
     cfg.FloatOpt(
         "quarantine_seconds",
+        mutable=True,
         min=0.0,
         max=3600.0,
         help="How long after a takeover the last calls of the engine that died may still arrive at a host:"
@@ -17,6 +22,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "concurrent",
+        mutable=True,
         default=500,
         min=1,
         max=10000,
@@ -25,6 +31,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "look_seconds",
+        mutable=True,
         default=1.0,
         min=0.1,
         max=60.0,
@@ -32,3 +39,14 @@ OPTS = [
         " that the message is lost.",
     ),
 ]
+
+
+def settings_from(values: Any, *, session_seconds: float, handover_seconds: float) -> CommandSettings:
+    """Of the values of the group."""
+    quarantine = values.quarantine_seconds
+    return CommandSettings(
+        quarantine_seconds=session_seconds * 2 if quarantine is None else quarantine,
+        handover_seconds=handover_seconds,
+        look_seconds=values.look_seconds,
+        concurrent=values.concurrent,
+    )

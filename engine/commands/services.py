@@ -51,9 +51,11 @@ class ShardClaim(Protocol):
     def authority(self) -> Authority: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CommandSettings:
-    """`quarantine_seconds`: how long a dead engine's last verbs may still arrive (twice the session
+    """Read at each use, since they may change while commands run.
+
+    `quarantine_seconds`: how long a dead engine's last verbs may still arrive (twice the session
     timeout); `handover_seconds`: how long a running step may hold up a handover; `look_seconds`: how
     often an owner looks by itself; `concurrent`: commands that one engine runs at once;
     `retry_seconds`: pauses between tries of what did not answer; `sweep_seconds`: how old a hold is

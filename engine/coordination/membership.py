@@ -152,10 +152,15 @@ class Membership(Members):
         await self.update(state="draining")
 
     async def update(
-        self, *, db: DbState | None = None, state: State | None = None, address: str | None = None
+        self,
+        *,
+        db: DbState | None = None,
+        state: State | None = None,
+        address: str | None = None,
+        weight: int | None = None,
     ) -> None:
         """Change what this member says of itself. What is left out stays."""
-        asked = {"db": db, "state": state, "address": address}
+        asked = {"db": db, "state": state, "address": address, "weight": weight}
         changes = {name: value for name, value in asked.items() if value is not None}
         async with self._turn:
             wanted = dataclasses.replace(self.me, **cast(dict[str, Any], changes))

@@ -20,6 +20,8 @@ from engine.plugin import Authority, Guard, ShardId
 
 _SUSPENDED_POLL_SECONDS = 0.1
 _THREAD_MARGIN_SECONDS = 0.05
+_RATE_LOOK_SECONDS = 1.0
+"""How soon it shows that a rate has changed."""
 
 
 class HeldLeadership:
@@ -131,15 +133,18 @@ class HeldLeadership:
 
     # --- beats --------------------------------------------------------------------------------------
 
-    async def every(self, seconds: float) -> AsyncIterator[int]:
+    async def every(self, seconds: float | Callable[[], float]) -> AsyncIterator[int]:
         """Beats at a fixed rate; the number of a beat is its place in the rate, so a gap tells of
         beats that were missed. A beat that falls due while ZooKeeper is away waits for it. One that is
-        asked for comes at once, and the rate is counted from there.
+        asked for comes at once, and the rate is counted from there. Where `seconds` is a function, another
+        rate holds from the last beat on, soon after the function says so.
 
         Raises `AuthorityLost` when the leadership ends.
         """
-        if not seconds > 0:
-            raise ValueError(f"a rate needs a positive number of seconds, not {seconds}")
+        rate = seconds if callable(seconds) else lambda: seconds
+        period = rate()
+        if not period > 0:
+            raise ValueError(f"a rate needs a positive number of seconds, not {period}")
         start = self._clock()
         beat = 0
         while True:
@@ -152,9 +157,16 @@ class HeldLeadership:
             finally:
                 del self._beats[this]
                 self._give_back()
-            beat = max(beat + 1, math.ceil((self._clock() - start) / seconds))
-            if await self._until_due(start + beat * seconds, heard):
-                start = self._clock() - beat * seconds
+            last, beat = beat, max(beat + 1, math.ceil((self._clock() - start) / period))
+            while self.hurried == heard and not self.ended.is_set():
+                if (now := rate()) != period:
+                    start, period = start + last * (period - now), now
+                left = start + beat * period - self._clock()
+                if left <= 0:
+                    break
+                await self._wait(min(left, _RATE_LOOK_SECONDS) if callable(seconds) else left)
+            else:
+                start = self._clock() - beat * period
 
     async def _permitted(self) -> None:
         while True:
@@ -165,12 +177,6 @@ class HeldLeadership:
                 if self.ended.is_set():
                     raise
             await self._wait(_SUSPENDED_POLL_SECONDS)
-
-    async def _until_due(self, due: float, heard: int) -> bool:
-        """Wait for the time, or the end of the leadership, or (True) somebody who asks for a beat."""
-        if self.hurried == heard:
-            await self._wait(due - self._clock())
-        return self.hurried != heard
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, or wake at the end of the leadership, or when somebody asks for a beat."""

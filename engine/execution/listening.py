@@ -43,7 +43,7 @@ class CallListener:
         """Listen while the body runs; the URL for /members. `address` is this machine's, where the
         configured one stands for all. Raises `InvalidInput` when it cannot be listened on."""
         settings = self._settings
-        app = web.Application(client_max_size=settings.most_bytes + _ENVELOPE_BYTES)
+        app = web.Application(client_max_size=0)  # `_refusal` sees to it
         app.router.add_post(PATH, self._on_call)
         app.router.add_post(PATH_FOR_MANY, self._on_batch)
         runner = web.AppRunner(
@@ -95,6 +95,9 @@ class CallListener:
             return web.Response(status=403, text=who)
         if request.content_type != "application/json":  # what a browser sends unasked is not
             return web.Response(status=415, text="calls are application/json")
+        most = self._settings.most_bytes + _ENVELOPE_BYTES
+        if request.content_length is None or request.content_length > most:
+            return web.Response(status=413, text=f"a call has {most} bytes at most, and says how many")
         return None
 
     def _stranger(self, request: web.Request) -> str | None:

@@ -32,12 +32,14 @@ OPTS = [
     cfg.StrOpt("ca", help="PEM file of the authorities that sign the engines' certificates."),
     cfg.ListOpt(
         "callers",
+        mutable=True,
         default=[],
         help="Names in certificates that may call although no member is called so, as those of machines"
         " on which only the API runs.",
     ),
     cfg.IntOpt(
         "concurrent",
+        mutable=True,
         default=200,
         min=1,
         max=10000,
@@ -45,6 +47,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "concurrent_per_caller",
+        mutable=True,
         default=64,
         min=1,
         max=10000,
@@ -52,6 +55,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "most_bytes",
+        mutable=True,
         default=1024 * 1024,
         min=1024,
         max=64 * 1024 * 1024,
@@ -69,9 +73,11 @@ class CertificateFiles:
     ca: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ExecutionSettings:
-    """`[execution]`, read once. Raises `InvalidInput` where calls could be read or made by anybody."""
+    """`[execution]`; limits and callers are read at each use, since they may change.
+
+    Raises `InvalidInput` where calls could be read or made by anybody."""
 
     host: str = "127.0.0.1"
     port: int = 0

@@ -24,6 +24,7 @@ from engine import arguments
 from engine.clock import utcnow
 from engine.errors import AuthorityLost, EngineError, InvalidInput, NotFound, OutcomeUnknown, TaskFailed
 from engine.execution.catalogue import Catalogue, LoadedTask
+from engine.execution.options import ExecutionSettings
 from engine.execution.wire import Batch, Refusal, Reply, Request, encode, failed, refused
 from engine.plugin import (
     Activity,
@@ -95,17 +96,13 @@ class CallServer:
         *,
         engine: EngineId,
         cluster: str,
-        concurrent: int = 200,
-        concurrent_per_caller: int = 64,
-        most_bytes: int = 1024 * 1024,
+        settings: ExecutionSettings | None = None,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
         self._cluster = cluster
-        self._concurrent = concurrent
-        self._concurrent_per_caller = concurrent_per_caller
-        self._most_bytes = most_bytes
+        self._settings = settings or ExecutionSettings()
         self._now = now
         self._post: Post | None = None
         self._claims: dict[ShardId, ShardClaim] = {}
@@ -184,10 +181,9 @@ class CallServer:
             if (claim := self._claims.get(shard)) is None:
                 return self._refuse(Refusal.NOT_OWNER, f"{self._engine} does not own shard {shard}")
             authority = claim.authority
-        if len(self._running) >= self._concurrent:
-            return self._refuse(Refusal.BUSY, f"engine {self._engine} has {self._concurrent} calls under way")
-        if self._callers[request.caller] >= self._concurrent_per_caller:
-            most = self._concurrent_per_caller
+        if len(self._running) >= (most := self._settings.concurrent):
+            return self._refuse(Refusal.BUSY, f"engine {self._engine} has {most} calls under way")
+        if self._callers[request.caller] >= (most := self._settings.concurrent_per_caller):
             return self._refuse(
                 Refusal.BUSY, f"{request.caller} has {most} calls under way on {self._engine}"
             )
@@ -282,10 +278,10 @@ class CallServer:
             encoded = encode(result)
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
             return failed(TaskFailed(f"the result of task {name} cannot be carried as JSON: {error}"))
-        if len(encoded) > self._most_bytes:
+        if len(encoded) > (most := self._settings.most_bytes):
             return failed(
                 TaskFailed(
-                    f"the result of task {name} has {len(encoded)} bytes, at most {self._most_bytes} are"
+                    f"the result of task {name} has {len(encoded)} bytes, at most {most} are"
                     " carried ([execution] most_bytes); have it return less, or in pieces"
                 )
             )

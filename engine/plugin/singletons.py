@@ -58,8 +58,10 @@ class Leadership(Authority, Protocol):
         """What holds a write to this leadership: the ledger, the event log and clustered maps take it.
         Raises `AuthorityLost`."""
 
-    def every(self, seconds: float) -> AsyncIterator[int]:
-        """Yield 0, 1, 2, ...: at once, then each `seconds` (fixed rate, missed beats are skipped).
+    def every(self, seconds: float | Callable[[], float]) -> AsyncIterator[int]:
+        """Yield 0, 1, 2, ...: at once, then each `seconds` (fixed rate, missed beats are skipped). A function
+        is asked again and again: the rate may change, as `lambda: self.context.options["interval_seconds"]`
+        does where that option is mutable.
 
         A beat that somebody asks for (`engine singletons run-now`) comes at once, and the rate goes on
         from there. Between two beats is where a leader gives way to another engine.

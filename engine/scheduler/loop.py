@@ -24,6 +24,7 @@ from engine.scheduler.agenda import Agenda
 from engine.scheduler.backlog import Backlog
 from engine.scheduler.clock import DatabaseClock
 from engine.scheduler.ledger import Ledger
+from engine.scheduler.places import Places
 from engine.scheduler.records import Change, Due, Fire, Fired, FireState, Schedule
 from engine.scheduler.run import Bench, Run
 from engine.scheduler.runs import Runs
@@ -71,7 +72,7 @@ class Scheduler:
             tasks=tasks,
             commands=commands,
             watch=self._watch,
-            places=asyncio.Semaphore(self._settings.concurrent),
+            places=Places(lambda: self._settings.concurrent),
         )
         self._claims: dict[ShardId, ShardClaim] = {}
         self._agenda = Agenda()
@@ -151,6 +152,7 @@ class Scheduler:
     async def _look_by_itself(self) -> None:
         while True:
             await asyncio.sleep(self._settings.look_seconds)
+            self._bench.places.look()
             self.refresh(list(self._claims))
 
     async def _fire_and_adopt(self) -> None:

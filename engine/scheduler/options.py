@@ -13,6 +13,7 @@ GROUP = "scheduler"
 OPTS = [
     cfg.IntOpt(
         "concurrent",
+        mutable=True,
         default=500,
         min=1,
         max=100000,
@@ -21,6 +22,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "batch",
+        mutable=True,
         default=200,
         min=1,
         max=2000,
@@ -29,6 +31,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "look_seconds",
+        mutable=True,
         default=5.0,
         min=0.5,
         max=60.0,
@@ -37,6 +40,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "clock_seconds",
+        mutable=True,
         default=10.0,
         min=1.0,
         max=600.0,

@@ -22,6 +22,7 @@ from engine.errors import AuthorityLost, EngineError
 from engine.plugin import EngineId
 from engine.scheduler.clock import DatabaseClock
 from engine.scheduler.ledger import Ledger
+from engine.scheduler.places import Places
 from engine.scheduler.records import Change, Fire, FireState, Kind, Schedule
 from engine.scheduler.services import CommandEnd, Commands, ShardClaim, Tasks
 from engine.scheduler.watch import CommandWatch
@@ -44,7 +45,7 @@ class Bench:
     tasks: Tasks
     commands: Commands
     watch: CommandWatch
-    places: asyncio.Semaphore
+    places: Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,11 @@ class Commands(Protocol):
         """Ask for it; raises nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SchedulerSettings:
-    """`window_seconds`: how far ahead jobs are held in memory; `look_seconds`: how often an owner looks by
+    """Read at each use, since they may change while jobs run.
+
+    `window_seconds`: how far ahead jobs are held in memory; `look_seconds`: how often an owner looks by
     itself; `batch`: jobs fired in one transaction; `concurrent`: runs at once; `handover_seconds`: how long
     runs may hold up a handover."""
 

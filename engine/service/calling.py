@@ -107,10 +107,9 @@ class Calling:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(
-        cls, conf: cfg.ConfigOpts, engine: EngineId, installed: Installed
+        cls, conf: cfg.ConfigOpts, engine: EngineId, installed: Installed, *, settings: ExecutionSettings
     ) -> AsyncIterator[Self]:
-        """Listening, while the body runs. Raises `InvalidInput` where `[execution]` forbids it."""
-        settings = ExecutionSettings.from_values(conf.execution)
+        """Listening, while the body runs. Raises `InvalidInput` when it cannot be listened on."""
         catalogue = load_tasks(
             installed.entry_points("engine.tasks"),
             read_options=lambda name, declared: options.plugin_values(conf, f"task_{name}", declared),
@@ -121,9 +120,7 @@ class Calling:
             catalogue,
             engine=engine,
             cluster=cluster,
-            concurrent=settings.concurrent,
-            concurrent_per_caller=settings.concurrent_per_caller,
-            most_bytes=settings.most_bytes,
+            settings=settings,
         )
         listener = CallListener(server, settings, members=whereabouts.names)
         async with CallClient(settings) as client, listener.listening(conf.engine.address) as url:

@@ -27,7 +27,7 @@ from engine.clock import utcnow
 from engine.commands.catalogue import load_commands
 from engine.commands.executor import CommandExecutor
 from engine.commands.reactions import Reactions
-from engine.commands.services import CommandLocks, CommandSettings, Services
+from engine.commands.services import CommandLocks, Services
 from engine.commands.store import CommandStore
 from engine.commands.submission import Submission
 from engine.config.live import LiveConfiguration
@@ -49,7 +49,6 @@ from engine.hosts.store import HostStore
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, HostDriver, Partitioner, ShardId
 from engine.scheduler.loop import Scheduler
-from engine.scheduler.options import settings_from as job_settings
 from engine.scheduler.store import FireStore
 from engine.secrets import Secrets
 from engine.service.calling import Calling, Visits
@@ -57,6 +56,7 @@ from engine.service.database import require_one_database, watch_database
 from engine.service.jobs import JobCommands, LocalTasks, reconcile_jobs
 from engine.service.metrics import serving_metrics
 from engine.service.plugins import Doors
+from engine.service.settings import EngineSettings
 from engine.service.telling import most_telling
 from engine.service.view import SelfView
 from engine.sharding.hashing import shard_of
@@ -65,7 +65,7 @@ from engine.sharding.partitioners import PartitionerContext
 from engine.sharding.several import SeveralWorks
 from engine.sharding.store import EpochStore
 from engine.singletons.loading import load_singletons
-from engine.singletons.runner import SingletonRunner, settings_from
+from engine.singletons.runner import SingletonRunner
 from engine.state.maps import Maps
 
 LOG = logging.getLogger("engine.service")
@@ -99,6 +99,7 @@ class Service:
         self._installed = options.installed_by(conf)
         self._singletons: SingletonRunner
         self._fenced: asyncio.Future[frozenset[ShardId]]
+        self._set = EngineSettings(conf, session_seconds=self.settings.timeout_seconds)
 
     @property
     def shards_owned(self) -> int:
@@ -141,7 +142,9 @@ class Service:
                 driver: HostDriver = kind(options.driver_values(self.conf, name, kind.options))
                 stack.push_async_callback(driver.close)
                 self._drivers[name] = driver
-            self._calling = await stack.enter_async_context(Calling.opened(self.conf, self.name, installed))
+            self._calling = await stack.enter_async_context(
+                Calling.opened(self.conf, self.name, installed, settings=self._set.execution)
+            )
             self._doors = Doors(
                 database, self._calling.calls, self._maps, engine=self.name, shards=self.conf.sharding.shards
             )
@@ -149,7 +152,7 @@ class Service:
                 load_singletons(self.conf, installed.entry_points("engine.singletons")),
                 engine=self.name,
                 contexts=self._doors.context,
-                settings=settings_from(self.conf.singletons),
+                settings=self._set.duties,
             )
             stack.enter_context(
                 serving_metrics(self, self.conf.engine.metrics_address, self.conf.engine.metrics_port)
@@ -213,10 +216,13 @@ class Service:
         """Options took other values while we run: hand them to those that work with them."""
         if self.fleet is not None and any(group == "hosts" for group, _ in changed):
             self.fleet.reconfigure(MonitorSettings.from_values(conf.hosts))
+        if ("engine", "weight") in changed:
+            self._told.set()
 
     async def _heed_drains(self, membership: Membership) -> None:
         while True:
             self._told.clear()
+            await membership.update(weight=self.conf.engine.weight)
             if self._drained:
                 await membership.drain()
                 await self._singletons.drain()
@@ -272,7 +278,7 @@ class Service:
                     store=EpochStore(database),
                     work=work,
                     shards=conf.sharding.shards,
-                    settings=options.ownership_settings(conf),
+                    settings=self._set.ownership,
                 )
             )
             services = self._command_services(database, session, fleet, ownership.incarnation)
@@ -371,7 +377,7 @@ class Service:
                 engine=self.name,
                 session=session,
                 shards=self.conf.sharding.shards,
-                untaken_seconds=self.conf.sharding.untaken_seconds,
+                untaken_seconds=lambda: self._set.ownership.untaken_seconds,
             )
         )
         return made
@@ -383,8 +389,7 @@ class Service:
     def _command_services(
         self, database: Database, session: Session, fleet: HostFleet, incarnation: int
     ) -> Services:
-        conf = self.conf.commands
-        quarantine = conf.quarantine_seconds
+        self._set.under(session.identity.timeout_seconds)
         return Services(
             engine=self.name,
             shards=self.conf.sharding.shards,
@@ -394,13 +399,7 @@ class Service:
             connections=fleet.monitors,
             catalogue=load_commands(self._installed.entry_points("engine.commands")),
             bump=lambda shard: bump_inbox(session, shard, by=self.name),
-            settings=CommandSettings(
-                quarantine_seconds=session.identity.timeout_seconds * 2 if quarantine is None else quarantine,
-                # Of the time that a handover may take the monitors need some, too.
-                handover_seconds=self.conf.sharding.handover_seconds * 0.6,
-                look_seconds=conf.look_seconds,
-                concurrent=conf.concurrent,
-            ),
+            settings=self._set.commands,
             secrets=self._secrets,
         )
 
@@ -415,9 +414,7 @@ class Service:
             engine=self.name,
             tasks=LocalTasks(self._calling.catalogue, post, engine=self.name),
             commands=commands,
-            settings=job_settings(
-                self.conf.scheduler, handover_seconds=self.conf.sharding.handover_seconds * 0.2
-            ),
+            settings=self._set.jobs,
             on_fenced=self._learn_fenced,
         )
 

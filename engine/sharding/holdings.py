@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class Holdings:
         tree: Tree,
         store: EpochStore,
         work: ShardWork,
-        handover_seconds: float,
+        handover_seconds: Callable[[], float],
         reports: Reports,
     ) -> None:
         self._me = engine
@@ -211,7 +211,7 @@ class Holdings:
         Where the `session_closes` right after, its end lets all of them go in one transaction.
         """
         try:
-            async with asyncio.timeout(self._handover_seconds):
+            async with asyncio.timeout(self._handover_seconds()):
                 await self._work.release([t.owned for t in tenures])
         except (TimeoutError, AuthorityLost):
             LOG.warning(

@@ -23,6 +23,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "join_debounce_seconds",
+        mutable=True,
         default=1.0,
         min=0.0,
         max=60.0,
@@ -30,6 +31,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "handover_seconds",
+        mutable=True,
         default=5.0,
         min=0.1,
         max=120.0,
@@ -37,6 +39,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "untaken_seconds",
+        mutable=True,
         default=3.0,
         min=0.5,
         max=60.0,

@@ -45,10 +45,10 @@ SECOND_LOOK_SECONDS = 0.05
 a plan a burst, in every engine at once, would take the processor from those that have to act."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class OwnershipSettings:
-    """`new_tree_seconds`: how long nobody claims in a new incarnation; it has to be the longest session
-    timeout of any engine (None: this session's)."""
+    """Read at each use, since they may change meanwhile. `new_tree_seconds`: how long nobody claims in a
+    new incarnation; it has to be the longest session timeout of any engine (None: this session's)."""
 
     join_debounce_seconds: float = 1.0
     handover_seconds: float = 5.0
@@ -81,7 +81,7 @@ class Ownership:
         self._shards = shards
         self._me = membership.engine
         self._board = Board(shards)
-        self._roster = Roster(self._settings.join_debounce_seconds)
+        self._roster = Roster(lambda: self._settings.join_debounce_seconds)
         quiet = self._settings.new_tree_seconds
         self._tree = Tree(
             session,
@@ -97,7 +97,7 @@ class Ownership:
             tree=self._tree,
             store=store,
             work=work,
-            handover_seconds=self._settings.handover_seconds,
+            handover_seconds=lambda: self._settings.handover_seconds,
             reports=self,
         )
         self._draining = False

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.coordination.session import Session
@@ -31,7 +32,7 @@ class PartitionerContext:
     engine: EngineId
     session: Session
     shards: int
-    untaken_seconds: float = UNTAKEN_SECONDS
+    untaken_seconds: Callable[[], float] = lambda: UNTAKEN_SECONDS
 
 
 class Cooperative(Partitioner):
@@ -58,7 +59,7 @@ class Cooperative(Partitioner):
     def wants(self, view: ClusterView) -> frozenset[ShardId]:
         if self._members != (members := frozenset(view.members)):
             self._members, self._stalled = members, frozenset()
-        self._stalled = stalled(view, untaken_seconds=self._untaken_seconds) or self._stalled
+        self._stalled = stalled(view, untaken_seconds=self._untaken_seconds()) or self._stalled
         # Never oneself: others pass over this member, which keeps what it has all the same.
         passed_over = passing_over(view, self._stalled - {self._engine})
         planned = plan(passed_over, untaken_seconds=math.inf)  # who is stalled is known already

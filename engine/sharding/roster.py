@@ -6,7 +6,7 @@ argument. Called by `ownership.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from engine.plugin import EngineId
 
@@ -17,7 +17,7 @@ _PATIENCE = 3
 class Roster:
     """Members by name and session: a restarted engine is a newcomer."""
 
-    def __init__(self, debounce_seconds: float) -> None:
+    def __init__(self, debounce_seconds: Callable[[], float]) -> None:
         self._debounce_seconds = debounce_seconds
         self._admitted: dict[EngineId, int] = {}
         self._waiting: dict[EngineId, tuple[int, float]] = {}
@@ -34,9 +34,8 @@ class Roster:
         self.due = None
         if self._waiting:
             since = [came for _, came in self._waiting.values()]
-            self.due = min(
-                max(since) + self._debounce_seconds, min(since) + _PATIENCE * self._debounce_seconds
-            )
+            debounce = self._debounce_seconds()
+            self.due = min(max(since) + debounce, min(since) + _PATIENCE * debounce)
             if now >= self.due:
                 self._admitted |= {engine: session for engine, (session, _) in self._waiting.items()}
                 self._waiting.clear()

@@ -44,9 +44,11 @@ Terms = Callable[[], AbstractAsyncContextManager[HeldLeadership]]
 """Waits for its turn on entering, gives the leadership back on leaving."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class DutySettings:
-    """After `yield_after` failures in a row here other engines are to lead for `yield_seconds`. A beat
+    """Read at each use, since they may change meanwhile.
+
+    After `yield_after` failures in a row here other engines are to lead for `yield_seconds`. A beat
     longer than `beat_seconds` hangs (0: none does)."""
 
     back_off: BackOff

@@ -21,6 +21,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "stop_seconds",
+        mutable=True,
         default=3.0,
         min=0.1,
         max=60.0,
@@ -29,6 +30,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "retry_seconds",
+        mutable=True,
         default=1.0,
         min=0.05,
         max=60.0,
@@ -37,6 +39,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "retry_max_seconds",
+        mutable=True,
         default=60.0,
         min=0.05,
         max=3600.0,
@@ -45,6 +48,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "beat_seconds",
+        mutable=True,
         default=900.0,
         min=0.0,
         max=86400.0,
@@ -54,6 +58,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "yield_after_failures",
+        mutable=True,
         default=3,
         min=1,
         help="After so many failures in a row here a singleton yields: every other engine that has it comes"
@@ -61,6 +66,7 @@ OPTS = [
     ),
     cfg.FloatOpt(
         "yield_seconds",
+        mutable=True,
         default=300.0,
         min=0.0,
         max=86400.0,

@@ -45,6 +45,7 @@ class AutoRecovery(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=5.0,
             min=0.05,
             max=3600.0,
@@ -63,7 +64,7 @@ class AutoRecovery(Singleton):
 
     async def run(self, leadership: Leadership) -> None:
         tried: dict[HostId, str] = {}
-        async for _ in leadership.every(self.context.options["interval_seconds"]):
+        async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._look(tried, leadership)
             except Unavailable as error:

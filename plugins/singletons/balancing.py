@@ -56,6 +56,7 @@ class Balancing(Singleton):
         cfg.FloatOpt(
             "gap_percent",
             mutable=True,
+            mutable=True,
             default=10.0,
             min=1.0,
             max=100.0,
@@ -90,7 +91,7 @@ class Balancing(Singleton):
 
     async def run(self, leadership: Leadership) -> None:
         term = _Term()
-        async for _ in leadership.every(self.context.options["interval_seconds"]):
+        async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._look(term, leadership)
             except Unavailable as error:

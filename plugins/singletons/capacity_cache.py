@@ -96,10 +96,11 @@ class CapacityCache(Singleton):
             help="How often an engine looks whether what its hosts can take has changed, in seconds.",
         ),
     )
+            mutable=True,
 
     async def run(self, leadership: Leadership) -> None:
         async with self.context.maps.open(MAP, Capacity) as cache:
-            async for _beat in leadership.every(self.context.options["interval_seconds"]):
+            async for _beat in leadership.every(lambda: self.context.options["interval_seconds"]):
                 try:
                     await self._tell(cache, leadership)
                 except Unavailable as error:

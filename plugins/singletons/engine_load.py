@@ -67,6 +67,7 @@ class EngineLoadReport(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=10.0,
             min=0.1,
             max=3600.0,
@@ -85,7 +86,7 @@ class EngineLoadReport(Singleton):
     async def run(self, leadership: Leadership) -> None:
         async with _watching() as watch, self.context.maps.open(MAP, EngineLoad, of_session=True) as loads:
             cpu, at = time.process_time(), time.monotonic()
-            async for _ in leadership.every(self.context.options["interval_seconds"]):
+            async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
                 cpu_before, at_before = cpu, at
                 cpu, at = time.process_time(), time.monotonic()
                 load = EngineLoad(

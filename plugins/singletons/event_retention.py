@@ -24,12 +24,14 @@ class EventRetention(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=3600.0,
             min=0.1,
             help="How often old events are looked for, in seconds.",
         ),
         cfg.FloatOpt(
             "keep_days",
+            mutable=True,
             default=30.0,
             min=0.0,
             max=36500.0,
@@ -38,7 +40,7 @@ class EventRetention(Singleton):
     )
 
     async def run(self, leadership: Leadership) -> None:
-        async for _ in leadership.every(self.context.options["interval_seconds"]):
+        async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._prune(leadership)
             except Unavailable as error:

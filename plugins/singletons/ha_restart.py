@@ -85,6 +85,7 @@ class HaRestart(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=1.0,
             min=0.05,
             max=60.0,
@@ -143,7 +144,7 @@ class HaRestart(Singleton):
         )
 
     async def run(self, leadership: Leadership) -> None:
-        async for beat in leadership.every(self.context.options["interval_seconds"]):
+        async for beat in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._look(leadership)
                 if beat % _BEATS_A_FORGETTING == 0:

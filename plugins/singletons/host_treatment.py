@@ -75,6 +75,7 @@ class HostTreatment(Singleton):
             max=300.0,
             help="How often hosts that do not answer are looked for, in seconds. Their monitors have been"
             " patient with them before ([hosts] grace_seconds).",
+            mutable=True,
         ),
         cfg.FloatOpt(
             "quiet_seconds",
@@ -124,7 +125,7 @@ class HostTreatment(Singleton):
     async def run(self, leadership: Leadership) -> None:
         treatments: dict[HostId, Treatment] = {}
         told: dict[HostId, str] = {}
-        async for _ in leadership.every(self.context.options["interval_seconds"]):
+        async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._look(treatments, told, leadership)
             except Unavailable as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -75,8 +76,7 @@ async def engine_on(
         tasks,
         engine=engine,
         cluster=settings.cluster,
-        concurrent=concurrent,
-        concurrent_per_caller=per_caller,
+        settings=dataclasses.replace(execution, concurrent=concurrent, concurrent_per_caller=per_caller),
     )
     listener = CallListener(server, execution, members=whereabouts.names)
     async with contextlib.AsyncExitStack() as stack:

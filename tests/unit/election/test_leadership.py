@@ -142,6 +142,21 @@ async def test_a_beat_that_is_asked_for_comes_at_once_and_the_rate_goes_on_from_
     waiting.cancel()
 
 
+async def test_a_rate_that_changes_while_a_beat_is_waited_for_holds_from_the_beat_before() -> None:
+    clock, seconds = Clock(), [3600.0]
+    beats = held(clock).every(lambda: seconds[0])
+    assert await anext(beats) == 0
+    clock.now += 5
+    waiting = asyncio.ensure_future(anext(beats))
+    done, _ = await asyncio.wait({waiting}, timeout=0.01)
+    assert not done
+    seconds[0] = 5.0
+    assert await asyncio.wait_for(waiting, 10) == 1
+    clock.now += 4
+    seconds[0] = 3.0
+    assert await asyncio.wait_for(anext(beats), 5) == 2
+
+
 async def test_a_beat_that_is_asked_for_during_a_beat_follows_it() -> None:
     leadership = held()
     beats = leadership.every(3600)
