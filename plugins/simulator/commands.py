@@ -51,6 +51,19 @@ async def _crash(host: SimulatedHost, arguments: Arguments) -> None:
     host.crash()
 
 
+async def _restart_agent(host: SimulatedHost, arguments: Arguments) -> None:
+    if host.crashed:
+        raise Refused(f"host {host.port} is dead: nobody can log in to it")
+    try:
+        await host.restart_agent()
+    except OSError as error:
+        raise Refused(f"port {host.port}: {error.strerror}") from error
+
+
+async def _wedge(host: SimulatedHost, arguments: Arguments) -> None:
+    host.faults.wedged = bool(arguments.get("on", True))
+
+
 async def _restore(host: SimulatedHost, arguments: Arguments) -> None:
     """Healthy again: listening, without any fault."""
     host.faults.clear()
@@ -160,6 +173,8 @@ COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
     "refuse_stale": _refuse_stale,
     "refuse": _refuse,
     "crash": _crash,
+    "restart_agent": _restart_agent,
+    "wedge": _wedge,
     "restore": _restore,
     "clear": _clear,
     "event": _event,

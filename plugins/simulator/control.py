@@ -33,6 +33,7 @@ class HostCounters:
     connections: int
     stale: int
     refused_stale: int
+    restarts: int
     open_connections: int
     vms: int
     epoch: int
@@ -88,6 +89,14 @@ class Simulator:
     async def crash(self, ports: Ports) -> None:
         """The machine dies: as `refuse`, and its VMs are gone. Its power stays on until it is fenced."""
         await self.command("crash", ports)
+
+    async def restart_agent(self, ports: Ports) -> None:
+        """Start the agent again, as over SSH: it is no longer silent, nor refusing."""
+        await self.command("restart_agent", ports)
+
+    async def wedge(self, ports: Ports, *, on: bool = True) -> None:
+        """Have `restart_agent` change nothing: the agent is started, and as bad as before."""
+        await self.command("wedge", ports, on=on)
 
     async def power(
         self, ports: Ports, *, action: Literal["on", "off", "reboot", "status"]

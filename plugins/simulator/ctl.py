@@ -48,6 +48,8 @@ _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
     "refuse_stale": ("refuse requests of an older epoch than one seen", [_ON]),
     "refuse": ("stop the agent: reset and refuse connections; VMs run on", []),
     "crash": ("the machine dies, with its VMs; its power stays on", []),
+    "restart_agent": ("start the agent again, as over SSH; VMs run on", []),
+    "wedge": ("have restart_agent change nothing", [_ON]),
     "power": (
         "switch the machine, as its fence agent does",
         [("action", {"choices": ["on", "off", "reboot", "status"], "help": "what to do"})],

@@ -23,11 +23,13 @@ class Faults:
     drop_left: int = 0
     drop_verbs: frozenset[str] = frozenset()
     refuse_stale: bool = False
+    wedged: bool = False
+    """Starting the agent again does not help."""
 
     def clear(self) -> None:
         """Healthy again. Refusing older epochs is a property of the host, not a fault, and stays."""
         self.slow_seconds = 0.0
-        self.silent = False
+        self.silent = self.wedged = False
         self.error_code = self.error_left = self.drop_left = 0
 
     def delay_seconds(self, verb: str) -> float:

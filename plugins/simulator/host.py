@@ -34,12 +34,14 @@ _FENCE_FAILED = 18
 
 @dataclass(slots=True)
 class Counters:
-    """What a host has seen since it was made. `stale`: requests of an epoch lower than one seen."""
+    """What a host has seen since it was made. `stale`: requests of an epoch lower than one seen;
+    `restarts`: how often its agent was started again from outside."""
 
     requests: int = 0
     connections: int = 0
     stale: int = 0
     refused_stale: int = 0
+    restarts: int = 0
 
 
 class SimulatedHost:
@@ -208,6 +210,15 @@ class SimulatedHost:
             for vm_id in self._machines.by_id:
                 self.log.vm(self.port, vm_id, GONE)
             self._machines.lose_all()
+
+    async def restart_agent(self) -> None:
+        """As systemd does it: connections are reset, VMs run on, and what made it silent is over. Not for a
+        machine that is dead."""
+        self.counters.restarts += 1
+        if not self.faults.wedged:
+            self.faults.silent = False
+            self.refuse()
+            await self.listen()
 
     def power_off(self) -> None:
         """As its power-management card does it: whatever ran is gone."""

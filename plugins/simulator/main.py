@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from plugins.simulator import ctl
+from plugins.simulator.door import NoDoor
 from plugins.simulator.fleet import PortTaken
 from plugins.simulator.machines import Pace
 from plugins.simulator.ports import free_ports, runs
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         die_with(os.getppid())
     try:
         _run(options)
-    except (StartFailed, PortTaken, OSError) as error:
+    except (StartFailed, PortTaken, NoDoor, OSError) as error:
         print(f"engine-simulator: {error}", file=sys.stderr)
         return 1
     return 0
@@ -72,7 +73,7 @@ def _run(options: argparse.Namespace) -> None:
     shares = split(ports, a_process=a_process, at_least=options.processes)
     branches = fork_branches(settings, shares[1:])
 
-    def on_ready() -> None:
+    def on_ready(ssh_port: int | None) -> None:
         line = {
             "ready": True,
             "hosts": len(ports),
@@ -82,10 +83,11 @@ def _run(options: argparse.Namespace) -> None:
             "processes": [os.getpid(), *(branch.pid for branch in branches)],
             "control": options.control and str(options.control),
             "log": options.log and str(options.log),
+            "ssh_port": ssh_port,
         }
         print(orjson.dumps(line).decode(), flush=True)
 
-    asyncio.run(run_trunk(settings, shares[0], branches, options.control, on_ready))
+    asyncio.run(run_trunk(settings, shares[0], branches, options.control, on_ready, ssh=options.ssh))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         default=1024,
         metavar="N",
         help="size at which a process's log file is replaced; the one before is kept (default: %(default)s)",
+    )
+    add(
+        "--ssh",
+        type=Path,
+        metavar="DIR",
+        help="serve SSH, by which agents are started again; its keys are in DIR (made if they are missing)",
     )
     add("--processes", type=int, default=1, metavar="N", help="use at least so many processes")
     add("--boot-seconds", type=float, default=0.4, metavar="S", help="how long a VM boots")

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plugins.simulator.door import open_door
 from plugins.simulator.fleet import Fleet, PortTaken
 from plugins.simulator.link import LINE_LIMIT, Link, LinkClosed, Refused
 from plugins.simulator.log import WitnessLog
@@ -149,9 +150,14 @@ async def run_trunk(
     ports: Sequence[int],
     branches: Sequence[Branch],
     control: Path | None,
-    on_ready: Callable[[], None],
+    on_ready: Callable[[int | None], None],
+    *,
+    ssh: Path | None = None,
 ) -> None:
-    """The first process's part: until SIGTERM or SIGINT. Raises `StartFailed`, `PortTaken`, OSError."""
+    """The first process's part: until SIGTERM or SIGINT. `on_ready` is told the SSH server's port.
+
+    Raises `StartFailed`, `PortTaken`, `NoDoor`, OSError.
+    """
     stopped = _stop_signals()
     async with contextlib.AsyncExitStack() as stack:
         simulation: Simulation
@@ -174,8 +180,11 @@ async def run_trunk(
                 raise StartFailed(ready.failure)
         if control is not None:
             await stack.enter_async_context(serve_control(simulation, control))
+        ssh_port: int | None = None
+        if ssh is not None:
+            ssh_port = await stack.enter_async_context(open_door(ssh, simulation.restart_agent))
         if not stopped.is_set():
-            on_ready()
+            on_ready(ssh_port)
             await _first(stopped, *(link.closed for link, _ in joined))
         if not stopped.is_set():
             raise StartFailed("a process of the simulation died")

@@ -69,6 +69,10 @@ class Simulation:
             answers |= {int(port): value for port, value in answer.items()}
         return answers
 
+    async def restart_agent(self, port: int) -> None:
+        """Start a host's agent again. Raises `Refused`."""
+        await self.command("restart_agent", [port], {})
+
     async def power(self, port: int, action: Power) -> dict[str, str]:
         """Act on a host's power supply. Raises LookupError when there is no such host."""
         try:

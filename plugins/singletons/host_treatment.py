@@ -1,9 +1,11 @@
 """Sees to hosts that do not answer: confirms it, has them fenced, and says why where it does not.
 
 One in the cluster. It decides and asks; the fencing itself is the command `treat_host`, which outlives
-this engine and whose lock makes it the only one for its host. Invariants: nothing is fenced unless every
-engine that answers says that it cannot reach the host either, and where there are several, two of them
-at least; and nothing while the engines themselves are new, or most of a cluster's hosts are broken.
+this engine and whose lock makes it the only one for its host; where `soft_fencing` is on, the first
+command of an incident is `restart_agent` instead, which proves nothing, so that all is asked again before
+the power is cut. Invariants: nothing is fenced unless every engine that answers says that it cannot reach
+the host either, and where there are several, two of them at least; and nothing while the engines
+themselves are new, or most of a cluster's hosts are broken.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from engine.plugin import Answer, Conflict, EngineId, HostId, Leadership, NotFou
 from plugins.commands.treatment import against
 
 LOG = logging.getLogger(__name__)
+
+SOFT = "restart_agent"
+_RULES = {name: name for name in ("broken_percent", "again_seconds")}
 
 Row = Mapping[str, Any]
 
@@ -70,12 +75,12 @@ class HostTreatment(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=2.0,
             min=0.05,
             max=300.0,
             help="How often hosts that do not answer are looked for, in seconds. Their monitors have been"
             " patient with them before ([hosts] grace_seconds).",
-            mutable=True,
         ),
         cfg.FloatOpt(
             "quiet_seconds",
@@ -120,6 +125,23 @@ class HostTreatment(Singleton):
             max=30,
             help="How long each engine tries to reach a host before it confirms that it cannot, in seconds.",
         ),
+        cfg.BoolOpt(
+            "soft_fencing",
+            mutable=True,
+            default=False,
+            help="First have the agent of a host that does not answer started again, by SSH, which leaves its"
+            " VMs running; its power is cut only where that does not help. Off by default, since each engine"
+            " needs a key for it ([driver_vdsm] ssh_key_file).",
+        ),
+        cfg.IntOpt(
+            "soft_grace_seconds",
+            mutable=True,
+            default=60,
+            min=1,
+            max=600,
+            help="How long a host has to answer after its agent was started again, in seconds, before its"
+            " power is cut; an agent that begins asks all of its VMs first.",
+        ),
     )
 
     async def run(self, leadership: Leadership) -> None:
@@ -146,7 +168,7 @@ class HostTreatment(Singleton):
         if not silent:
             return
         due = [host for host in silent if await self._is_due(host, treatments, told, leadership)]
-        refusals = await self._refusals(due)
+        refusals = await self._refusals(due, treatments)
         confirmed = [host for host in due if refusals[host["id"]] is None]
         for host, why_not in zip(confirmed, await self._doubts(confirmed), strict=True):
             refusals[host["id"]] = why_not or await self._treat(host, treatments, leadership)
@@ -172,15 +194,23 @@ class HostTreatment(Singleton):
             outcome = await self.context.commands.outcome(treatment.command)
             if outcome is None:
                 return False
-            if not outcome.succeeded:
-                await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
             treatment.command = None
             treatment.number += 1
+            if outcome.command == SOFT and not outcome.succeeded:
+                return True  # at once: it was the first of two ways
+            if not outcome.succeeded:
+                await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
             pause = timedelta(seconds=self.context.options["retry_seconds"])
             treatment.next_at = self.context.now() + pause
         return treatment.next_at is None or self.context.now() >= treatment.next_at
 
-    async def _refusals(self, hosts: Sequence[Row]) -> dict[str, str | None]:
+    def _softly(self, treatment: Treatment) -> bool:
+        """Whether what comes next is the soft way: once in an incident, and first."""
+        return treatment.number == 0 and bool(self.context.options["soft_fencing"])
+
+    async def _refusals(
+        self, hosts: Sequence[Row], treatments: Mapping[HostId, Treatment]
+    ) -> dict[str, str | None]:
         """Why each is left alone by the rules; None for those that may be fenced."""
         options, now = self.context.options, self.context.now()
         reader = self.context.ledger.reader
@@ -197,6 +227,7 @@ class HostTreatment(Singleton):
                     now=now,
                     broken_percent=options["broken_percent"],
                     again_seconds=options["again_seconds"],
+                    needs_power=not self._softly(treatments[HostId(host["id"])]),
                 )
                 or new
             )
@@ -229,16 +260,13 @@ class HostTreatment(Singleton):
     ) -> str | None:
         """Have it treated; or why it is not."""
         treatment = treatments[HostId(host["id"])]
-        options = self.context.options
-        asked = {
-            "host_id": host["id"],
-            "broken_percent": options["broken_percent"],
-            "again_seconds": options["again_seconds"],
-        }
+        command = SOFT if self._softly(treatment) else "treat_host"
+        names = {"grace_seconds": "soft_grace_seconds"} if command == SOFT else _RULES
+        asked = {argument: self.context.options[option] for argument, option in names.items()}
         leadership.check()
         try:
             treatment.command = await self.context.commands.submit(
-                "treat_host", asked, key=treatment.key(host["id"])
+                command, {"host_id": host["id"], **asked}, key=treatment.key(host["id"])
             )
         except (Conflict, NotFound) as refused:
             return str(refused)

@@ -36,7 +36,8 @@ class Reach(MemoryCalls):
         self.answers["host_reach"] = self._reach
 
     def _reach(self, engine: EngineId | None, key: str | None, arguments: Json) -> Reached:
-        up = self._site.agent_of(arguments["host_id"]).state == "listening" or engine == self._claiming
+        agent = self._site.agent_of(arguments["host_id"])
+        up = (agent.state == "listening" and not agent.faults.silent) or engine == self._claiming
         return Reached(engine=str(engine), answered=up, lives=up)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from plugins.simulator.control import Refused, open_simulator
@@ -374,3 +375,38 @@ def test_the_client_is_told_when_no_fleet_is_there(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         asyncio.run(connect())
+
+
+async def test_an_agent_is_started_again_over_ssh_in_whatever_process_it_is(
+    simulate: Simulate, tmp_path: Path
+) -> None:
+    files = tmp_path / "ssh"
+    simulation = await simulate("--hosts", "4", "--processes", "2", "--ssh", str(files))
+    victim = simulation.ports[-1]
+    await simulation.simulator.refuse([victim])
+    door = {"username": "root", "known_hosts": str(files / "known_hosts"), "config": None}
+    async with asyncssh.connect(
+        "127.0.0.1", simulation.ready["ssh_port"], client_keys=[str(files / "client_key")], **door
+    ) as connection:
+        done = await connection.run(f"vdsm-tool service-restart vdsmd {victim}")
+        assert (done.exit_status, done.stderr) == (0, "")
+        await ask(victim)
+        await simulation.simulator.crash([victim])
+        refused = await connection.run(f"vdsm-tool service-restart vdsmd {victim}")
+        assert refused.exit_status == 1
+        assert f"host {victim} is dead" in str(refused.stderr)
+    assert (await simulation.simulator.counters([victim]))[victim].restarts == 1
+
+
+async def test_nobody_without_the_key_is_let_in(simulate: Simulate, tmp_path: Path) -> None:
+    simulation = await simulate("--hosts", "1", "--ssh", str(tmp_path / "ssh"))
+    stranger = asyncssh.generate_private_key("ssh-ed25519")
+    with pytest.raises(asyncssh.PermissionDenied):
+        await asyncssh.connect(
+            "127.0.0.1",
+            simulation.ready["ssh_port"],
+            username="root",
+            client_keys=[stranger],
+            known_hosts=None,
+            config=None,
+        )

@@ -33,7 +33,7 @@ from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
 from engine.secrets import Secrets
 from engine.sharding.store import EpochStore
-from plugins.commands import fencing, migration, treatment, vms
+from plugins.commands import fencing, migration, soft_fencing, treatment, vms
 from plugins.commands import hosts as host_commands
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
@@ -74,6 +74,7 @@ CATALOGUE = Catalogue(
         "confirm_rebooted": fencing.ConfirmRebooted,
         "refresh_host": host_commands.RefreshCapabilities,
         "treat_host": treatment.TreatHost,
+        "restart_agent": soft_fencing.RestartAgent,
     }
 )
 
@@ -107,6 +108,8 @@ class VmSite:
         self.locks = Locks(session, engine="test", incarnation=1)
         self.rows: list[Host] = []
         self.engines: list[Engine] = []
+        self.driver: dict[str, Any] = {"connect_timeout": 0.5, "call_timeout": 0.5, "heartbeat_interval": 1.0}
+        """Options of the driver of engines to come."""
         self._log = log
         self._epochs = itertools.count(100)
         self.submission = Submission(
@@ -135,7 +138,7 @@ class VmSite:
 
     @contextlib.asynccontextmanager
     async def engine(self, name: str = "a") -> AsyncIterator[Engine]:
-        driver = VdsmDriver({"connect_timeout": 0.5, "call_timeout": 0.5, "heartbeat_interval": 1.0})
+        driver = VdsmDriver(self.driver)
         shards = [ShardId(number) for number in range(SHARDS)]
         epochs = {shard: next(self._epochs) for shard in shards}
         assert await EpochStore(self.database).take(epochs, EngineId(name)) == set(shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -41,9 +42,19 @@ def test_every_option_tells_its_reason() -> None:
         ({"speed": 1}, "speed"),
         ({"tls": True, "ca_file": "a", "cert_file": "b"}, "key_file"),
         ({"tls": True, "ca_file": "/nonexistent/ca.pem", "cert_file": "b", "key_file": "c"}, "ca_file"),
+        ({"ssh_key_file": "/nonexistent/key"}, "ssh_known_hosts_file"),
+        ({"ssh_key_file": "/nonexistent/key", "ssh_known_hosts_file": "/nonexistent/hosts"}, "ssh_key_file"),
+        ({"ssh_key_file": "/dev/null", "ssh_check_host_key": False}, "ssh_key_file"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_by_name(values: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         VdsmDriver(values)
     assert field in refused.value.fields
+
+
+def test_a_key_without_asyncssh_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    VdsmDriver({})
+    with pytest.raises(InvalidInput, match="install the extra soft-fencing"):
+        VdsmDriver({"ssh_key_file": "/dev/null", "ssh_check_host_key": False})
