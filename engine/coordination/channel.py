@@ -27,10 +27,11 @@ from kazoo.exceptions import (
 from kazoo.protocol.states import KazooState, KeeperState
 
 from engine.coordination.closing import close_session
+from engine.coordination.connection import Crossing
 from engine.coordination.identity import SessionIdentity, TlsSettings
 from engine.coordination.mailbox import Mailbox
 from engine.coordination.settings import SessionSettings
-from engine.coordination.tamed import Crossing, TamedClient
+from engine.coordination.tamed import TamedClient
 from engine.coordination.watchdog import Watchdog
 from engine.errors import AuthorityLost, EngineError, InvalidInput, OutcomeUnknown, Unavailable
 

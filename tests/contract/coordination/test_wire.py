@@ -1,5 +1,5 @@
 """What we hook into kazoo is as it was when the hooks were written. Red here after an upgrade of
-kazoo means: read `tamed.py` and `wire.py` beside its new source."""
+kazoo means: read `tamed.py`, `connection.py` and `wire.py` beside its new source."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ HOOKS: list[tuple[Any, str, list[str]]] = [
     (connection.ConnectionHandler, "_connect", ["self", "host", "hostip", "port"]),
     (connection.ConnectionHandler, "_invoke", ["self", "timeout", "request", "xid"]),
     (connection.ConnectionHandler, "_send_request", ["self", "read_timeout", "connect_timeout"]),
+    (connection.ConnectionHandler, "_send_ping", ["self", "connect_timeout"]),
+    (connection.ConnectionHandler, "_write", ["self", "msg", "timeout"]),
     (connection.ConnectionHandler, "_read", ["self", "length", "timeout"]),
     (connection.ConnectionHandler, "_read_socket", ["self", "read_timeout"]),
     (connection.ConnectionHandler, "_read_watch_event", ["self", "buffer", "offset"]),
     (connection.ConnectionHandler, "_expand_client_hosts", ["self"]),
     (KazooClient, "_call", ["self", "request", "async_object"]),
+    (KazooClient, "_session_callback", ["self", "state"]),
 ]
 
 
