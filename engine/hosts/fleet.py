@@ -175,7 +175,7 @@ class HostFleet:
         else:
             monitor = HostMonitor(row, claim, self._drivers.get(row.driver), self._context)
             if known is not None:
-                monitor.state = known.state
+                monitor.succeed(known)
                 self.forsake([known])
             self.monitors.add(monitor)
         monitor.heed(row)

@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.errors import AuthorityLost, EngineError, HostRefused, HostUnreachable
 from engine.hosts.context import MonitorContext, ShardClaim
+from engine.hosts.pacing import Grid
 from engine.hosts.records import (
     HostReport,
     ImplausibleAnswer,
@@ -135,6 +136,10 @@ class HostMonitor:
             latest = context.grid.next_period(self.slot, context.clock())
             self.due_at = min(latest, context.grid.next_tick(self.slot, self.due_at))
 
+    @property
+    def grid(self) -> Grid:
+        return self._context.grid
+
     def wants_poll(self, at: float) -> bool:
         """Whether a round is due, or the connection was lost and is to be made anew."""
         if self.due_at <= at:
@@ -143,16 +148,20 @@ class HostMonitor:
 
     async def poll(self) -> None:
         """One round. What the host or the driver does wrong never leaves this method."""
+        started = self._context.clock()
+        if self.state.status is not HostStatus.UP:  # which time alone never ends
+            self._observe(TimePassed(started))
+            if self.state.status not in MONITORED:
+                await self.close()
+                self.due_at = math.inf
+                return
         if self._driver is None:
-            self._observe(FoundUnfit(self._context.clock(), f"this engine has no driver {self.host.driver}"))
+            self._observe(FoundUnfit(started, f"this engine has no driver {self.host.driver}"))
             self.due_at = math.inf
             return
-        started = self._context.clock()
         due_at = min(self.due_at, started)
         self._urgent = self._overran = False
         self._context.counters.polls += 1
-        if self.state.status is not HostStatus.UP:  # which time alone never ends
-            self._observe(TimePassed(started))
         try:
             await self._ask(self._driver, due_at)
         except asyncio.CancelledError:
@@ -163,6 +172,9 @@ class HostMonitor:
             await self._hold_off()
         except (HostRefused, ImplausibleAnswer) as refused:
             self._refused(refused)
+        except IllegalMove as late:
+            # It was taken out of use while it was asked: what it answered counts no more.
+            _log.info("%s: %s", self._called, late)
         except (EngineError, TimeoutError) as error:
             await self._failed(str(error) or "timed out")
         except Exception as error:
@@ -228,7 +240,13 @@ class HostMonitor:
                 heeded_count=host.asked_count,
             )
         )
-        self.due_at = at if self.state.status in MONITORED else math.inf
+        # A round also where the host is not to be asked any more: its connection has to be closed.
+        self.due_at = at if self.state.status in MONITORED or self.connection is not None else math.inf
+
+    def succeed(self, earlier: HostMonitor) -> None:
+        """Go on where another monitor of the host leaves off, whose row was an older one."""
+        self.state = earlier.state
+        self._heeded_count = max(self._heeded_count, earlier._heeded_count)
 
     @property
     def connected(self) -> bool:
@@ -310,6 +328,9 @@ class HostMonitor:
         self.connection = await driver.connect(
             self._target, authority=self.claim.authority, on_event=self.heard
         )
+        if self.ended:  # the driver kept a cancellation to itself: nobody else would close this one
+            await self.close()
+            raise asyncio.CancelledError
         return self.connection
 
     @property
@@ -407,6 +428,8 @@ class HostMonitor:
     def _refused(self, refused: HostRefused | ImplausibleAnswer) -> None:
         """The host is alive, and of no use just now."""
         self._context.counters.refusals += 1
+        if self.state.status not in MONITORED:
+            return
         at = self._context.clock()
         code = refused.code if isinstance(refused, HostRefused) else None
         self._busy = self._busy + 1 if code == BUSY_CODE else 0

@@ -126,7 +126,8 @@ class VmSettler:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _settle(self, batch: Sequence[Heard]) -> None:
-        """All together; where one shard has a later owner, each alone, and that one not at all."""
+        """All together; where one host's shard has a later owner, or what it says cannot be written, each
+        alone, and that one not at all: ending the engine over it would only have the heir meet it."""
         assert self._store is not None
         hosts = [
             SettledHost(heard.host_id, heard.shard, heard.epoch, heard.decide, heard.at) for heard in batch
@@ -136,13 +137,19 @@ class VmSettler:
             if len(epochs) == len({shard for shard, _epoch in epochs}):
                 self._tell(await self._store.settle(hosts, engine=self._engine))
                 return
-        except Fenced:
-            pass
+        except Unavailable:
+            raise
+        except Exception as error:  # whose fault it is shows now
+            _log.info("engine=%s: hosts are settled one by one: %s", self._engine, error)
         for host in hosts:
             try:
                 self._tell(await self._store.settle([host], engine=self._engine))
+            except Unavailable:
+                raise
             except Fenced as fenced:
                 _log.warning("engine=%s host=%s: not settled: %s", self._engine, host.host_id, fenced)
+            except Exception:
+                _log.exception("engine=%s host=%s: its VMs cannot be settled", self._engine, host.host_id)
 
     def _tell(self, ended: Collection[VmId]) -> None:
         if ended and self._on_ended is not None:

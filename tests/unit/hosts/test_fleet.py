@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -337,3 +338,24 @@ async def test_a_beat_that_fails_ends_the_fleet_loudly() -> None:
     with pytest.raises(ExceptionGroup) as failed:
         await run()
     assert failed.group_contains(Broken)
+
+
+async def test_a_host_is_not_asked_over_a_connection_that_was_made_in_spite_of_the_end() -> None:
+    store, driver = MemoryStore(row("h")), ScriptedDriver()
+    held, go = asyncio.Event(), asyncio.Event()
+
+    async def keeps_cancellations_to_itself() -> None:
+        held.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await go.wait()
+        await go.wait()
+
+    driver.hold = keeps_cancellations_to_itself
+    async with fleet_over(store, driver) as fleet:
+        (claim,) = claims(0)
+        await fleet.adopt([claim])
+        await held.wait()
+        fleet.abandon([claim])
+        go.set()
+    assert driver.host("h").asked == []
+    assert [connection.lost.is_set() for connection in driver.host("h").connections] == [True]

@@ -68,3 +68,44 @@ async def test_a_host_that_is_activated_is_asked_at_once() -> None:
     assert monitor.wants_poll(bench.clock())
     await monitor.poll()
     assert monitor.state.status is S.UP
+
+
+async def test_a_host_that_was_cut_off_is_let_go_and_not_asked_any_more() -> None:
+    bench = Bench()
+    monitor = bench.monitor(S.UP)
+    await monitor.poll()
+    asked = len(bench.host.asked)
+    ask(monitor, "power_cut")
+    assert monitor.wants_poll(bench.clock())
+    await monitor.poll()
+    assert (bench.host.open_connections, len(bench.host.asked)) == (0, asked)
+    assert not monitor.wants_poll(bench.clock() + 1e6)
+
+
+@pytest.mark.parametrize("refuses", [None, 1100])
+async def test_what_a_host_answers_after_it_was_taken_out_of_use_counts_no_more(refuses: int | None) -> None:
+    bench = Bench()
+    bench.host.refuses = refuses
+    monitor = bench.monitor(S.UP)
+    bench.driver.hold = lambda: asked_meanwhile(monitor)
+    await monitor.poll()
+    assert monitor.state.status is S.DOWN
+    assert bench.host.open_connections == 0
+    assert bench.counters.failures == 0
+    assert not monitor.wants_poll(bench.clock() + 1e6)
+
+
+async def asked_meanwhile(monitor: HostMonitor) -> None:
+    ask(monitor, "power_cut")
+
+
+async def test_a_wish_that_was_heeded_is_not_heeded_again_at_another_address() -> None:
+    bench = Bench()
+    known = bench.monitor(S.UP)
+    ask(known, "maintenance")
+    moved = bench.monitor(S.UP)
+    moved.succeed(known)
+    told = len(bench.reports)
+    ask(moved, "maintenance")
+    assert moved.state.status is S.PREPARING_FOR_MAINTENANCE
+    assert len(bench.reports) == told
