@@ -124,8 +124,7 @@ def event_from_wire(message: Mapping[str, Any]) -> HostEvent:
     word = f"{component}|{operation}"
     kind = _EVENT_KINDS.get(word, word)
     if kind == "vm_status":
-        params = dict(_mapping(params.get(subject), f"params of the event {method}"))
-        _string(params, "status")
+        params = _vm_params(subject, _mapping(params.get(subject), f"params of the event {method}"))
     return HostEvent(kind=kind, subject=subject, params=params, notify_seconds=notified)
 
 
@@ -146,6 +145,13 @@ def _vm_from_wire(raw: Mapping[str, Any]) -> VmReport:
         exit_reason=_integer(raw, "exitReason", least=-_MOST_COUNT) if "exitReason" in raw else None,
         exit_message=_string(raw, "exitMessage", default="", longest=_LONGEST_MESSAGE),
     )
+
+
+def _vm_params(subject: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says of a VM, held to what a report may say of it."""
+    vm = _vm_from_wire({**raw, "vmId": subject})
+    numbers = {"exitCode": vm.exit_code, "exitReason": vm.exit_reason}
+    return {**raw, **{name: number for name, number in numbers.items() if number is not None}}
 
 
 def _mapping(value: object, what: str) -> Mapping[str, Any]:

@@ -97,6 +97,22 @@ def test_a_refusal_keeps_code_and_words() -> None:
     assert (type(read), read.code, read.reason) == (HostRefused, 99, "Recovering")
 
 
+def vm_event(**said: object) -> dict[str, object]:
+    return {"method": "|virt|VM_status|a", "params": {"a": {"status": "Down", **said}, "notify_time": 5}}
+
+
+def test_an_event_of_a_vm_is_read_as_a_report_of_it_would_be() -> None:
+    event = event_from_wire(vm_event(exitCode="1", exitReason=4, more="kept"))
+    assert event.params == {"status": "Down", "exitCode": 1, "exitReason": 4, "more": "kept"}
+
+
+@pytest.mark.parametrize("field", ["exitCode", "exitReason"])
+@pytest.mark.parametrize("number", [2**40, True, "x"])
+def test_an_event_with_a_number_that_no_row_can_hold_is_refused(field: str, number: object) -> None:
+    with pytest.raises(MalformedAnswer, match=field):
+        event_from_wire(vm_event(**{field: number}))
+
+
 @given(json_values)
 def test_any_json_is_either_read_or_refused_by_name(value: object) -> None:
     def event(result: object) -> object:
