@@ -6,7 +6,8 @@ caller's; whom to tell after the commit is gathered in `told`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.errors import InvalidInput, NotFound
 from engine.plugin import EngineId, HostId, Json, ShardId
 
 _TABLES = {table.name: table for table in ENTITIES}
+_ROWS_AT_ONCE = 500
 
 
 class EntityRows:
@@ -51,11 +53,36 @@ class EntityRows:
         return dict(row._mapping)
 
     async def find(
-        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+        self, kind: str, *, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
     ) -> list[Mapping[str, Any]]:
         table = _table(kind)
-        query = sa.select(table).where(*_conditions(table, where)).order_by(table.c.id).limit(limit)
-        return [dict(row._mapping) for row in await self._connection.execute(query)]
+        wanted = table.c if columns is None else [table.c[name] for name in columns]
+        return await self._read(sa.select(*wanted).where(*_conditions(table, where)).order_by(table.c.id))
+
+    async def sums(
+        self,
+        kind: str,
+        columns: Collection[str],
+        *,
+        by: Collection[str],
+        where: Mapping[str, Any] | None = None,
+        but: str | None = None,
+    ) -> list[Mapping[str, Any]]:
+        table = _table(kind)
+        alike = [table.c[name] for name in by]
+        # An integer sum is a NUMERIC on PostgreSQL, which would come as a Decimal.
+        totals = [sa.cast(sa.func.sum(table.c[name]), sa.BigInteger).label(name) for name in columns]
+        query = sa.select(*alike, *totals).where(*_conditions(table, where)).group_by(*alike)
+        return await self._read(query if but is None else query.where(table.c.id != but))
+
+    async def _read(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
+        result = await self._connection.execute(query)
+        names = tuple(result.keys())
+        found: list[Mapping[str, Any]] = []
+        for rows in result.partitions(_ROWS_AT_ONCE):
+            found += [dict(zip(names, row, strict=True)) for row in rows]
+            await asyncio.sleep(0)  # the loop has more to do than to decode what somebody reads
+        return found
 
     async def insert(self, kind: str, values: Mapping[str, Any]) -> None:
         table = _table(kind)

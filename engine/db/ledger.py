@@ -7,7 +7,7 @@ it the events that tell of it. Owners of what was changed are told after the com
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -36,10 +36,22 @@ class DatabaseReader:
             return await self._rows(connection).get(kind, id)
 
     async def find(
-        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+        self, kind: str, *, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
     ) -> list[Mapping[str, Any]]:
         async with self._database.reading() as connection:
-            return await self._rows(connection).find(kind, where=where, limit=limit)
+            return await self._rows(connection).find(kind, where=where, columns=columns)
+
+    async def sums(
+        self,
+        kind: str,
+        columns: Collection[str],
+        *,
+        by: Collection[str],
+        where: Mapping[str, Any] | None = None,
+        but: str | None = None,
+    ) -> list[Mapping[str, Any]]:
+        async with self._database.reading() as connection:
+            return await self._rows(connection).sums(kind, columns, by=by, where=where, but=but)
 
 
 class LeaderLedger:

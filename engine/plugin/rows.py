@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,26 +27,33 @@ class EntityReader(Protocol):
         """The row. Raises `NotFound`."""
 
     async def find(
-        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+        self, kind: str, *, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
     ) -> list[Mapping[str, Any]]:
-        """Rows whose columns have these values (a list, tuple or set: any of them), by id."""
+        """All rows whose columns have these values (a list, tuple or set: any of them), by id.
+
+        `columns`: only these, where many rows are read and little of each is wanted.
+        """
+
+    async def sums(
+        self,
+        kind: str,
+        columns: Collection[str],
+        *,
+        by: Collection[str],
+        where: Mapping[str, Any] | None = None,
+        but: str | None = None,
+    ) -> list[Mapping[str, Any]]:
+        """The sums of `columns` over the rows that are alike in `by`, which come with them. `but`: the id
+        of a row that is left out."""
 
 
-class Rows(Protocol):
+class Rows(EntityReader, Protocol):
     """Entities inside one open transaction that is already guarded: by the shard's epoch, by the
     command's row and its lock. It commits when the step's method returns, together with the step.
 
     Rows are plain mappings, column to value, of the tables marked as entities in `engine.db.tables`.
     No I/O but this may be done while one is open.
     """
-
-    async def get(self, kind: str, id: str) -> Mapping[str, Any]:
-        """The row. Raises `NotFound`."""
-
-    async def find(
-        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
-    ) -> list[Mapping[str, Any]]:
-        """Rows whose columns have these values (a list, tuple or set: any of them), by id."""
 
     async def insert(self, kind: str, values: Mapping[str, Any]) -> None:
         """Raises `Conflict` where a constraint forbids it."""

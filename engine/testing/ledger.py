@@ -8,7 +8,7 @@ once. Rows are plain mappings; a test fills in the columns that its plugin reads
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,11 +35,32 @@ class MemoryRows:
             raise NotFound(f"there is no {kind.replace('_', ' ')} {id}") from None
 
     async def find(
-        self, kind: str, *, where: Mapping[str, Any] | None = None, limit: int = 10_000
+        self, kind: str, *, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
     ) -> list[Mapping[str, Any]]:
         rows = sorted(self._tables.get(kind, {}).values(), key=lambda row: str(row["id"]))
-        found: list[Mapping[str, Any]] = [dict(row) for row in rows if _is(row, where)]
-        return found[:limit]
+        return [
+            dict(row) if columns is None else {name: row[name] for name in columns}
+            for row in rows
+            if _is(row, where)
+        ]
+
+    async def sums(
+        self,
+        kind: str,
+        columns: Collection[str],
+        *,
+        by: Collection[str],
+        where: Mapping[str, Any] | None = None,
+        but: str | None = None,
+    ) -> list[Mapping[str, Any]]:
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in await self.find(kind, where=where):
+            if row["id"] != but:
+                alike = {name: row[name] for name in by}
+                total = found.setdefault(tuple(alike.values()), alike | dict.fromkeys(columns, 0))
+                for name in columns:
+                    total[name] += row[name]
+        return list(found.values())
 
     async def insert(self, kind: str, values: Mapping[str, Any]) -> None:
         if values["id"] in self._tables.setdefault(kind, {}):

@@ -11,10 +11,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.plugin import Conflict, HostId, Rows
+from engine.plugin import Conflict, EntityReader, HostId, Rows
 
 SPREAD, PACK = "spread", "pack"
 TOGETHER, APART = "together", "apart"
+HOST_COLUMNS = (
+    "id",
+    "name",
+    "cluster_id",
+    "status",
+    "capabilities",
+    "asked",
+    "asked_count",
+    "heeded_count",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,20 +128,29 @@ async def find_place(
 ) -> Room:
     """The best host for this VM as the rows are now. Raises `NoPlace`."""
     cluster = await rows.get("host_cluster", vm["cluster_id"])
-    hosts = await rows.find("host", where={"cluster_id": vm["cluster_id"]})
-    vms = await rows.find("vm", where={"cluster_id": vm["cluster_id"]})
+    within = {"cluster_id": vm["cluster_id"]}
+    hosts = await rows.find("host", where=within, columns=HOST_COLUMNS)
+    others = await promised(rows, where=within, but=vm["id"])
     wish = wish_of(vm, only=only)
-    others = [other for other in vms if other["id"] != vm["id"]]
     if only is not None and all(host["id"] != only for host in hosts):
         await rows.get("host", only)  # says that there is none
     rooms = rooms_of(hosts, others, cluster)
     return choose(wish, rooms, policy=cluster["policy"], excluded=excluded)
 
 
+async def promised(
+    reader: EntityReader, *, where: Mapping[str, Any], but: str | None = None
+) -> list[Mapping[str, Any]]:
+    """What VMs take, summed up for `rooms_of`: a cluster has a hundred thousand of them."""
+    by = ("cluster_id", "host_id", "destination_id", "status", "affinity_group")
+    return await reader.sums("vm", ("memory_bytes", "cpus"), by=by, where=where, but=but)
+
+
 def rooms_of(
     hosts: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]
 ) -> list[Room]:
-    """What hosts have left beside these VMs: those that are there, and those on their way."""
+    """What hosts have left beside these VMs, one by one or `promised`: those that are there, and those on
+    their way. `hosts` have `HOST_COLUMNS`."""
     memory: dict[str, int] = {}
     cpus: dict[str, int] = {}
     groups: dict[str, set[str]] = {}

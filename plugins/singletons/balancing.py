@@ -17,13 +17,28 @@ from typing import Any
 from oslo_config import cfg
 
 from engine.plugin import Conflict, HostId, Leadership, NotFound, Singleton, Unavailable, VmId
+from plugins.commands.placement import HOST_COLUMNS
 from plugins.singletons.load import EVEN, POWER_SAVING, Limits, Move, plan
 
 LOG = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
-_ALL = 100_000
+_VM_COLUMNS = (
+    "id",
+    "name",
+    "cluster_id",
+    "memory_bytes",
+    "cpus",
+    "pinned_host_id",
+    "affinity_group",
+    "affinity",
+    "host_id",
+    "destination_id",
+    "status",
+    "status_since",
+    "operation_id",
+)
 
 
 @dataclass(slots=True)
@@ -40,6 +55,7 @@ class Balancing(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=60.0,
             min=0.05,
             max=86400.0,
@@ -55,7 +71,6 @@ class Balancing(Singleton):
         ),
         cfg.FloatOpt(
             "gap_percent",
-            mutable=True,
             mutable=True,
             default=10.0,
             min=1.0,
@@ -104,8 +119,9 @@ class Balancing(Singleton):
         for cluster in await reader.find("host_cluster", where={"balancing": [EVEN, POWER_SAVING]}):
             if cluster["id"] in term.moving.values():
                 continue
-            hosts = await reader.find("host", where={"cluster_id": cluster["id"]}, limit=_ALL)
-            vms = await reader.find("vm", where={"cluster_id": cluster["id"]}, limit=_ALL)
+            within = {"cluster_id": cluster["id"]}
+            hosts = await reader.find("host", where=within, columns=HOST_COLUMNS)
+            vms = await reader.find("vm", where=within, columns=_VM_COLUMNS)
             moves = await asyncio.to_thread(
                 plan,
                 cluster["balancing"],

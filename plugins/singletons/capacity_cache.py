@@ -10,6 +10,7 @@ their guards.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from oslo_config import cfg
 
 from engine.plugin import ClusteredMap, HostId, Leadership, Scope, Singleton, Unavailable
-from plugins.commands.placement import Room, rooms_of
+from plugins.commands.placement import HOST_COLUMNS, Room, promised, rooms_of
 
 LOG = logging.getLogger(__name__)
 
@@ -76,9 +77,14 @@ class Capacity:
 def capacities(clusters: Sequence[Row], hosts: Sequence[Row], vms: Sequence[Row]) -> dict[str, Capacity]:
     """Of each of these hosts. Pure."""
     found: dict[str, Capacity] = {}
+    members_of: dict[str, list[Row]] = defaultdict(list)
+    for host in hosts:
+        members_of[host["cluster_id"]].append(host)
+    vms_of: dict[str, list[Row]] = defaultdict(list)
+    for vm in vms:
+        vms_of[vm["cluster_id"]].append(vm)
     for cluster in clusters:
-        members = [host for host in hosts if host["cluster_id"] == cluster["id"]]
-        for room in rooms_of(members, vms, cluster):
+        for room in rooms_of(members_of[cluster["id"]], vms_of[cluster["id"]], cluster):
             found[room.host_id] = Capacity.of(room, cluster["policy"])
     return found
 
@@ -90,13 +96,13 @@ class CapacityCache(Singleton):
     options = (
         cfg.FloatOpt(
             "interval_seconds",
+            mutable=True,
             default=2.0,
             min=0.1,
             max=600.0,
             help="How often an engine looks whether what its hosts can take has changed, in seconds.",
         ),
     )
-            mutable=True,
 
     async def run(self, leadership: Leadership) -> None:
         async with self.context.maps.open(MAP, Capacity) as cache:
@@ -125,12 +131,15 @@ class CapacityCache(Singleton):
         shards = self.context.calls.owned_by(self.context.engine)
         if not shards:
             return {}
-        hosts = await reader.find("host", where={"shard": shards})
-        vms: dict[str, Row] = {}
+        hosts = await reader.find("host", where={"shard": shards}, columns=HOST_COLUMNS)
+        clusters = await reader.find("host_cluster")
+        vms: list[Row] = []
         for some in _batches([host["id"] for host in hosts], 500):
-            for column in ("host_id", "destination_id"):
-                vms.update((vm["id"], vm) for vm in await reader.find("vm", where={column: some}))
-        return capacities(await reader.find("host_cluster"), hosts, list(vms.values()))
+            there = await promised(reader, where={"host_id": some})
+            coming = await promised(reader, where={"destination_id": some})
+            vms += [{**vm, "destination_id": None} for vm in there]
+            vms += [{**vm, "host_id": None} for vm in coming]
+        return capacities(clusters, hosts, vms)
 
 
 def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -45,6 +45,7 @@ def host(id: str, shard: int, *, gib: int) -> dict[str, Any]:
 def vm(id: str, on: str, *, gib: int) -> dict[str, Any]:
     return {
         "id": id,
+        "cluster_id": "c",
         "status": "up",
         "host_id": on,
         "destination_id": None,
