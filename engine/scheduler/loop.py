@@ -242,7 +242,7 @@ class Scheduler:
             now,
             engine=self._engine,
             epoch=claim.epoch,
-            skips=self._runs.under_way(job.id),
+            under_way=self._runs.under_way(job.id),
             prepare=self._commands.prepare,
         )
 

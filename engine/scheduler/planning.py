@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from engine.errors import EngineError
@@ -33,8 +33,32 @@ MOST_RECOVERIES = 5
 Prepare = Callable[[Schedule, str], Prepared]
 
 
-def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, skips: bool, prepare: Prepare) -> Due:
-    """What is made of the planned time of a job that has come. `skips`: a run of it is under way here."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A run that lasts at this moment: when it was planned, and since when its task works."""
+
+    planned_at: datetime
+    since: datetime
+
+    def outlasts(self, planned: Sequence[datetime], now: datetime) -> bool:
+        """Whether it is by its own doing that it lasts at the next of these planned times. Of one that was
+        itself begun late, by a period and more, that is so once it lasts for a period."""
+        if len(planned) < 2:
+            return True
+        period = planned[1] - planned[0]
+        return self.since - self.planned_at < period or now - self.since >= period
+
+
+def due(
+    job: Schedule,
+    now: datetime,
+    *,
+    engine: EngineId,
+    epoch: int,
+    under_way: UnderWay | None,
+    prepare: Prepare,
+) -> Due:
+    """What is made of the planned time of a job that has come. `under_way`: the run of it that lasts here."""
     assert job.next_fire_at is not None
     planned = plan(job.timing, job.next_fire_at, now)
     prepared: dict[FireKey, Prepared] = {}
@@ -54,6 +78,8 @@ def due(job: Schedule, now: datetime, *, engine: EngineId, epoch: int, skips: bo
             if command is not None:
                 prepared[fire.key] = command
         fires.append(fire)
+    following = [planned.next_fire_at] if planned.next_fire_at is not None else []
+    skips = under_way is not None and under_way.outlasts([*planned.fire_ats, *following], now)
     return Due(job, planned.next_fire_at, tuple(fires), prepared, skips)
 
 

@@ -65,6 +65,10 @@ class Run:
         self.claim = claim
         self.schedule = schedule
         self.fire = fire
+        # What waits for a command, or for its next try, has been at work before it came here.
+        waits = fire.command_id is not None or fire.state is FireState.WAITING
+        self.since = fire.started_at if waits else None
+        """When its task began to work, over all attempts."""
         self.over = False
         """It has ended, though that may not be written yet (the database may be away)."""
 
@@ -85,6 +89,7 @@ class Run:
 
     async def _attempt(self) -> Outcome:
         await self._allowed()
+        self.since = self.since or self._bench.clock.now()
         me = asyncio.current_task()
         try:
             seconds = self._timeout_seconds()

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Collection
 
 from engine.plugin import ShardId
+from engine.scheduler.planning import UnderWay
 from engine.scheduler.records import FireKey
 from engine.scheduler.run import Run
 from engine.scheduler.services import ShardClaim
@@ -41,10 +42,13 @@ class Runs:
         if self._latest.get(run.schedule.id) is run:
             del self._latest[run.schedule.id]
 
-    def under_way(self, job_id: str) -> bool:
-        """Whether a run of the job lasts; not one that is over and only not recorded yet."""
+    def under_way(self, job_id: str) -> UnderWay | None:
+        """The run of the job that lasts: not one that is over and only not recorded yet, nor one whose task
+        has not begun, for want of a place or of authority."""
         latest = self._latest.get(job_id)
-        return latest is not None and not latest.over
+        if latest is None or latest.over or latest.since is None:
+            return None
+        return UnderWay(latest.fire.fire_at, latest.since)
 
     def hinders(self, job_id: str) -> bool:
         """Whether a run of the job is in here beside which none may begin, be it over."""

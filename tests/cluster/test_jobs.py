@@ -1,7 +1,7 @@
-"""Jobs on real engines, while these are killed and frozen and the database is restarted.
+"""Jobs on real engines, while these are killed and frozen, the database is restarted and clocks are set.
 
-No planned time runs twice, each has a run, and all that comes to nothing is what an engine had in hand when
-it died or was overtaken: at most one run of a job for each such engine.
+No attempt of a run is started twice. No planned time is missed by jobs that are run again when their engine
+dies; by others at most one for each engine that died or was overtaken with it in hand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,14 +25,14 @@ from engine.db.database import Database
 from engine.db.local_postgres import LocalPostgres
 from engine.db.tables import fire, schedule
 from engine.errors import Unavailable
-from engine.local_cluster.cluster import LocalCluster
 from engine.local_cluster.layout import TICK_SECONDS, Layout
-from engine.local_cluster.observer import Observer
+from engine.local_cluster.observer import Observer, Seen
 from engine.local_cluster.state import StateDirectory
 from engine.scheduler.jobs.specification import Specification
 from engine.scheduler.jobs.store import JobStore
-from engine.scheduler.records import Fire, FireState, Origin
+from engine.scheduler.records import Fire, FireState, Origin, Recovery
 from engine.sharding.hashing import shard_of
+from tests.cluster.wallclock import JumpingCluster
 from tests.notes import notes_in, noting
 
 SETTLE_SECONDS = 90.0
@@ -40,18 +40,22 @@ END_SECONDS = 240.0
 FROZEN_SECONDS = 6.0
 """Longer than a session lasts."""
 AHEAD = timedelta(seconds=4)
+RECOVERIES = ("fail", "rerun")
+HOUR = 3600
+JUMPED_SECONDS = 5.0
+"""Longer than a session lasts: authority that was counted on the wall clock would be over."""
 
 
 @dataclass(frozen=True)
 class Site:
-    cluster: LocalCluster
+    cluster: JumpingCluster
     database: Database
     observer: Observer
     postgres: LocalPostgres
     notes: Path
 
-    async def load(self, jobs: int, seconds: int) -> tuple[datetime, set[str]]:
-        """Jobs of each second, spread over it; when the first is due, and their ids."""
+    async def load(self, jobs: int, seconds: int) -> tuple[datetime, set[str], set[str]]:
+        """Jobs of each second, spread over it; when the first is due, their ids, and those to be rerun."""
         now = await JobStore(self.database).now()
         begin = now + AHEAD
         shards = self.cluster.layout.shards
@@ -63,6 +67,7 @@ class Site:
                     "name": f"each-second-{number}",
                     "task": "noted",
                     "every": 1,
+                    "recovery": RECOVERIES[number % 2],
                     "start": start.isoformat(),
                     "end": (start + timedelta(seconds=seconds - 1)).isoformat(),
                     "grace": "10m",
@@ -72,7 +77,8 @@ class Site:
             built.append(wanted.build(now=now, shard_of=lambda id: shard_of(id, shards), origin=Origin.USER))
         async with self.database.writing() as connection:
             await connection.execute(schedule.insert(), [job.columns() for job in built])
-        return begin, {job.id for job in built}
+        rerun = {job.id for job in built if job.recovery is Recovery.RERUN}
+        return begin, {job.id for job in built}, rerun
 
     async def runs(self) -> list[Fire]:
         found: list[Fire] = []
@@ -119,6 +125,19 @@ class Site:
         await self.observer.replaced(engine, seen, seconds=SETTLE_SECONDS)
         await self.settled()
 
+    async def set_clocks(self) -> None:
+        """Each engine's wall clock an hour ahead, an hour back and right again, no two alike."""
+        for turn in range(3):
+            for number, engine in enumerate(sorted(self.cluster.engines)):
+                self.cluster.jump(engine, (HOUR, -HOUR, 0)[(turn + number) % 3])
+            await asyncio.sleep(JUMPED_SECONDS)
+        for engine in self.cluster.engines:
+            self.cluster.jump(engine, 0)
+
+    def authority(self) -> tuple[Mapping[str, Seen], int]:
+        """Who is there under which session, and how often a shard was taken so far."""
+        return self.observer.members(), sum(map(len, self.observer.taken.values()))
+
     async def restart_database(self) -> None:
         await asyncio.to_thread(self.postgres.restart)
 
@@ -137,7 +156,7 @@ async def site(tmp_path: Path, own_postgres: LocalPostgres) -> AsyncIterator[Sit
             database_url=own_postgres.url(),
         )
         directory = StateDirectory(tmp_path / "state")
-        async with LocalCluster(layout, directory, progress=lambda _: None) as cluster:
+        async with JumpingCluster(layout, directory, progress=lambda _: None) as cluster:
             await cluster.ready()
             assert cluster.zookeeper is not None
             settings = SessionSettings(hosts=cluster.zookeeper.hosts, tick_seconds=TICK_SECONDS)
@@ -147,22 +166,19 @@ async def site(tmp_path: Path, own_postgres: LocalPostgres) -> AsyncIterator[Sit
                 yield site
 
 
-REASONS = r"engine engine-\d stopped while it ran|the run before it had not ended"
-"""Why a planned time may pass without a run that succeeded. The second follows from the first: nobody knows
-that the run of a dead engine is over before its heir has adopted it, or while the database restarts."""
-
-
 async def check(
     site: Site, jobs: int, seconds: int, *, deaths: int, trouble: Callable[[], Awaitable[None]]
 ) -> None:
-    begin, ids = await site.load(jobs, seconds)
+    begin, ids, rerun = await site.load(jobs, seconds)
     making = asyncio.ensure_future(trouble())
     await site.over()
     await making
     runs, notes = await site.runs(), notes_in(site.notes)
 
     starts = Counter((note.job, note.planned_at) for note in notes)
-    assert [run for run, count in starts.items() if count > 1] == [], "started twice"
+    attempts = {run.key: run.attempt for run in runs}
+    doubled = [run for run, count in starts.items() if count > attempts[run]]
+    assert doubled == [], "an attempt was started twice"
     planned = Counter(run.schedule_id for run in runs)
     assert planned == dict.fromkeys(ids, seconds), "a planned time has no run, or there is one too many"
     assert min(run.fire_at for run in runs) == begin
@@ -171,8 +187,10 @@ async def check(
     lost = [run for run in runs if run.state is not FireState.SUCCEEDED]
     most = Counter(run.schedule_id for run in lost).most_common(3)
     told = f"of {len(runs)}: {Counter((run.state, run.error) for run in lost)}; most of one job: {most}"
-    assert all(re.fullmatch(REASONS, run.error) for run in lost), told
+    assert all(re.fullmatch(r"engine engine-\d stopped while it ran", run.error) for run in lost), told
     assert all(count <= deaths for _job, count in most), told
+    assert not rerun & {run.schedule_id for run in lost}, told
+    assert all(attempts[run.key] == 1 for run in runs if run.schedule_id not in rerun), told
 
 
 async def test_no_planned_time_runs_twice_and_none_is_lost_while_engines_and_the_database_fail(
@@ -187,6 +205,19 @@ async def test_no_planned_time_runs_twice_and_none_is_lost_while_engines_and_the
     await check(site, 60, 20, deaths=2, trouble=trouble)
 
 
+async def test_wall_clocks_that_jump_by_an_hour_cost_no_run_and_no_authority(site: Site) -> None:
+    before = site.authority()
+
+    async def trouble() -> None:
+        await asyncio.sleep(AHEAD.total_seconds() + 1)
+        await site.set_clocks()
+
+    await check(site, 60, 18, deaths=0, trouble=trouble)
+    assert site.authority() == before
+    told = {round(note.late / HOUR) for note in notes_in(site.notes)}
+    assert told == {-1, 0, 1}, "the clocks of the engines did not jump"
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 async def test_it_holds_for_two_thousand_jobs_over_a_minute(site: Site) -> None:
@@ -196,5 +227,6 @@ async def test_it_holds_for_two_thousand_jobs_over_a_minute(site: Site) -> None:
             await site.kill(f"engine-{1 + number % 3}")
             await site.freeze(f"engine-{1 + (number + 1) % 3}")
             await site.restart_database()
+            await site.set_clocks()
 
     await check(site, 2000, 60, deaths=4, trouble=trouble)
