@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,10 @@ def catalogue(found: Installed | None = None) -> OptionCatalogue:
             else [f"{package.GROUP}/{name}" for name in getattr(package, "LOCAL", ())]
         )
     }
-    return OptionCatalogue([(None, _log_options()), *list_opts(found)], local=local)
+    per_cluster = {f"{p.GROUP}/{name}" for p in _PACKAGES for name in getattr(p, "PER_CLUSTER", ())}
+    for group, kind in _plugins(found or Installed()):
+        per_cluster |= {f"{group}/{name}" for name in getattr(kind, "per_cluster", ())}
+    return OptionCatalogue([(None, _log_options()), *list_opts(found)], local=local, per_cluster=per_cluster)
 
 
 def _log_options() -> list[cfg.Opt]:
@@ -153,22 +156,26 @@ def _log_options() -> list[cfg.Opt]:
 
 def list_opts(found: Installed | None = None) -> list[tuple[str, Sequence[Any]]]:
     """For oslo-config-generator: every group with its options, the installed plugins' included."""
-    plugins = found or Installed()
     listed: list[tuple[str, Sequence[Any]]] = [(p.GROUP, list(p.OPTS)) for p in _PACKAGES]
+    listed += [(group, list(kind.options)) for group, kind in _plugins(found or Installed())]
+    return listed
+
+
+def _plugins(found: Installed) -> Iterator[tuple[str, Any]]:
+    """The classes of those that have options, with the group of each."""
     for namespace, prefix in (
         ("engine.drivers", "driver"),
         ("engine.singletons", "singleton"),
         ("engine.tasks", "task"),
     ):
-        for name in plugins.names(namespace):
+        for name in found.names(namespace):
             try:
-                declared = plugins.load_class(namespace, name).options
+                kind = found.load_class(namespace, name)
             except InvalidInput as error:  # whoever would run it says so, and runs on without it
                 LOG.debug("no options of %s: %s", name, error)
                 continue
-            if declared:
-                listed.append((f"{prefix}_{name}", list(declared)))
-    return listed
+            if kind.options:
+                yield f"{prefix}_{name}", kind
 
 
 def driver_values(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) -> dict[str, Any]:

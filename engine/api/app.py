@@ -80,13 +80,14 @@ class EngineApp(App[EngineRequest, Response]):
 def routes(dependencies: Dependencies, feed: EventFeed) -> dict[str, Any]:
     """Every route and the resource behind it."""
     cluster = dependencies.cluster
+    inventory = InventoryStore(dependencies.database, now=dependencies.now)
     configuration = ConfigurationDesk(
         cluster=cluster,
         catalogue=dependencies.catalogue,
         shared=dependencies.shared,
         secrets=dependencies.cipher,
+        clusters=inventory.clusters,
     )
-    inventory = InventoryStore(dependencies.database, now=dependencies.now)
     jobs = desk_over(dependencies)
     edits = Edits(
         dependencies.commands, locks=dependencies.locks, shards=dependencies.shards, now=dependencies.now

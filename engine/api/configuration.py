@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,14 @@ from engine.api.commands import user_of
 from engine.api.dependencies import Cluster
 from engine.api.entities import wanted_version
 from engine.api.fields import Fields, text
+from engine.api.host_clusters import ClusterNames
 from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
 from engine.api.staleness import mark_staleness
 from engine.config.catalogue import Declared, OptionCatalogue, canonical
 from engine.config.shared import Change, Revision, SharedConfiguration
 from engine.coordination.operations import MalformedNode, Node
-from engine.errors import Conflict, InvalidInput, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound, Unavailable
+from engine.hosts.inventory.records import HostCluster
 from engine.secrets import Secrets
 
 MASK = "***"
@@ -43,6 +45,20 @@ class ConfigurationDesk:
     catalogue: OptionCatalogue
     shared: Callable[[], SharedConfiguration]
     secrets: Secrets
+    clusters: Callable[[], Awaitable[Sequence[HostCluster]]]
+
+    async def names(self, *options: str) -> ClusterNames:
+        """Of the host clusters, where one of these options is for the hosts of one. Raises `Unavailable`."""
+        if not any("@" in option for option in options):
+            return ClusterNames({})
+        return ClusterNames({cluster.id: cluster.name for cluster in await self.clusters()})
+
+    async def names_to_tell(self, *options: str) -> ClusterNames:
+        """As `names`; ids have to do while the database is away."""
+        try:
+            return await self.names(*options)
+        except Unavailable:
+            return ClusterNames({})
 
     def hides(self, key: str) -> bool:
         declared = self.catalogue.get(key)
@@ -55,48 +71,50 @@ class ConfigurationDesk:
             return json.dumps(self.secrets.encrypt(str(json.loads(data)))).encode()
         return data
 
-    def wanted(self, given: Mapping[str, Any], unset: list[str]) -> dict[str, bytes | None]:
+    def wanted(
+        self, given: Mapping[str, Any], unset: list[str], names: ClusterNames
+    ) -> dict[str, bytes | None]:
         """Every option that is wrong is told at once, as `InvalidInput`."""
         wanted: dict[str, bytes | None] = {}
         wrong: dict[str, str] = {}
         told = []
         for name, value in [*given.items(), *((name, None) for name in unset)]:
             try:
-                declared = self.catalogue.settable(name)
+                declared = self.catalogue.settable(names.kept(name))
                 wanted[declared.key] = None if name in unset else self.node(declared, value)
             except InvalidInput as error:
-                wrong |= error.fields
-                told.append(str(error))
+                wrong |= {names.told(field): why for field, why in error.fields.items()}
+                told.append(names.told(str(error)))
         if both := sorted(set(given) & set(unset)):
             raise InvalidInput(f"{both[0]} is to be set and to be unset", fields={both[0]: "is given twice"})
         if told:
             raise InvalidInput("; ".join(told)[:2000], fields=wrong)
         return wanted
 
-    def change_document(self, change: Change) -> dict[str, Any]:
+    def change_document(self, change: Change, names: ClusterNames) -> dict[str, Any]:
         declared = self.catalogue.get(change.key)
         return {
-            "option": change.key.replace("/", "."),
+            "option": names.told(change.key).replace("/", "."),
             "old": self._shown(change.key, change.old),
             "new": self._shown(change.key, change.new),
             "takes_effect": "now" if declared is not None and declared.mutable else "at a restart",
         }
 
-    def revision_document(self, revision: Revision) -> dict[str, Any]:
+    def revision_document(self, revision: Revision, names: ClusterNames) -> dict[str, Any]:
         return {
             "revision": revision.number,
             "at": revision.at,
             "user": revision.user,
             "comment": revision.comment,
             "engine": revision.engine,
-            "changes": [self.change_document(change) for change in revision.changes],
+            "changes": [self.change_document(change, names) for change in revision.changes],
         }
 
-    def option_document(self, path: str, node: Node) -> dict[str, Any]:
+    def option_document(self, path: str, node: Node, names: ClusterNames) -> dict[str, Any]:
         group, _, option = path.partition("/")
         secret = self.hides(path)
         return {
-            "group": group,
+            "group": names.told(group),
             "option": option,
             "value": MASK if secret else _value(node),
             "secret": secret,
@@ -130,7 +148,8 @@ class Configuration:
         else:
             options = await self._desk.shared().values(engine)
         page, following = page_of(sorted(options), str, limit=limit, marker=marker)
-        documents = [self._desk.option_document(path, options[path]) for path in page]
+        names = await self._desk.names_to_tell(*page)
+        documents = [self._desk.option_document(path, options[path], names) for path in page]
         answer(
             response,
             {
@@ -147,7 +166,7 @@ class Configuration:
             engine = fields.take("engine", text, default=None)
             comment = fields.take("comment", _comment, default="")
             dry_run = fields.take("dry_run", _boolean, default=False)
-        wanted = self._desk.wanted(given, unset)
+        wanted = self._desk.wanted(given, unset, await self._desk.names(*given, *unset))
         if not wanted:
             raise InvalidInput("nothing is to be changed: name options in `set` or `unset`")
         if dry_run:
@@ -156,7 +175,7 @@ class Configuration:
         revision = await self._desk.shared().change(
             wanted, user=user_of(request), comment=comment, engine=engine
         )
-        answer(response, changed_document(self._desk, revision))
+        answer(response, await changed_document(self._desk, revision))
 
 
 class Option:
@@ -168,25 +187,29 @@ class Option:
     async def on_get(self, request: Request, response: Response, group: str, option: str) -> None:
         with Fields(request.params) as fields:
             engine = fields.take("engine", text, default=None)
-        key, desk = f"{group}/{option}", self._desk
+        desk = self._desk
+        names = await desk.names(group)
+        key = f"{names.kept(group)}/{option}"
         nodes = desk.cluster.snapshot.config if engine is None else await desk.shared().values(engine)
         if (node := nodes.get(key)) is None:
             raise NotFound(f"the cluster sets no option {option[:100]!r} in group {group[:100]!r}")
         response.set_header("ETag", f'"{node.stat.version}"')
-        answer(response, {**desk.option_document(key, node), **mark_staleness(desk.cluster, response)})
+        answer(response, {**desk.option_document(key, node, names), **mark_staleness(desk.cluster, response)})
 
     async def on_put(self, request: EngineRequest, response: Response, group: str, option: str) -> None:
         with Fields(await read_json(request)) as fields:
             value = fields.take("value", lambda given: given)
             engine = fields.take("engine", text, default=None)
             comment = fields.take("comment", _comment, default="")
-        declared = self._desk.catalogue.settable(f"{group}/{option}")
+        names = await self._desk.names(group)
+        declared = self._desk.catalogue.settable(f"{names.kept(group)}/{option}")
         await self._change(request, response, declared.key, self._desk.node(declared, value), engine, comment)
 
     async def on_delete(self, request: EngineRequest, response: Response, group: str, option: str) -> None:
         with Fields(request.params) as fields:
             engine = fields.take("engine", text, default=None)
-        await self._change(request, response, f"{group}/{option}", None, engine, "")
+        names = await self._desk.names(group)
+        await self._change(request, response, f"{names.kept(group)}/{option}", None, engine, "")
 
     async def _change(
         self,
@@ -212,14 +235,15 @@ class Option:
             raise falcon.HTTPPreconditionFailed(description=str(conflict)) from conflict
         if revision is None and data is None:
             raise NotFound(f"the cluster does not set {key.replace('/', '.')}")
-        answer(response, changed_document(self._desk, revision))
+        answer(response, await changed_document(self._desk, revision))
 
 
-def changed_document(desk: ConfigurationDesk, revision: Revision | None) -> dict[str, Any]:
+async def changed_document(desk: ConfigurationDesk, revision: Revision | None) -> dict[str, Any]:
     """What a change answers; no revision where everything was as wanted already."""
     if revision is None:
         return {"revision": None, "changes": []}
-    return desk.revision_document(revision)
+    names = await desk.names_to_tell(*(change.key for change in revision.changes))
+    return desk.revision_document(revision, names)
 
 
 def _value(node: Node) -> Any:

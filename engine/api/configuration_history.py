@@ -47,7 +47,8 @@ class History:
         revisions = await self._desk.shared().history(limit=limit + 1, before=before)
         page = revisions[:limit]
         following = str(page[-1].number) if len(revisions) > limit else None
-        documents = [self._desk.revision_document(revision) for revision in page]
+        names = await self._desk.names_to_tell(*(each.key for revision in page for each in revision.changes))
+        documents = [self._desk.revision_document(revision, names) for revision in page]
         answer(response, {"revisions": documents, "next": next_link(request, following)})
 
 
@@ -64,12 +65,12 @@ class Rollback:
         shared = self._desk.shared()
         wanted = await shared.undoing(number, engine)
         if not wanted:
-            answer(response, changed_document(self._desk, None))
+            answer(response, await changed_document(self._desk, None))
             return
         revision = await shared.change(
             wanted, user=user_of(request), comment=f"back to revision {number}", engine=engine
         )
-        answer(response, changed_document(self._desk, revision))
+        answer(response, await changed_document(self._desk, revision))
 
 
 class ConfigurationProgress:
@@ -81,7 +82,13 @@ class ConfigurationProgress:
     async def on_get(self, request: Request, response: Response) -> None:
         with Fields(request.params):
             pass
-        answer(response, {"processes": await self._desk.shared().progress()})
+        processes = await self._desk.shared().progress()
+        told = [option for process in processes for option in (*process["pending"], *process["refused"])]
+        names = await self._desk.names_to_tell(*told)
+        for process in processes:
+            process["pending"] = [names.told(option) for option in process["pending"]]
+            process["refused"] = {names.told(key): why for key, why in process["refused"].items()}
+        answer(response, {"processes": processes})
 
 
 def _document(declared: Declared) -> dict[str, Any]:
@@ -93,6 +100,7 @@ def _document(declared: Declared) -> dict[str, Any]:
         "default": MASK if declared.secret and default else default,
         "takes_effect": "now" if declared.mutable else "at a restart",
         "local": declared.local,
+        "per_cluster": declared.per_cluster,
         "secret": declared.secret,
         "help": declared.option.help,
     }

@@ -29,16 +29,20 @@ class ConfigGet(Lister):
         parser.set_defaults(print_empty=True)
         parser.add_argument("option", nargs="?", metavar="GROUP.OPTION", help="only this one")
         add_engine_option(parser)
+        add_hosts_option(parser)
         add_api_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         params = {"engine": parsed_args.engine}
+        cluster = parsed_args.hosts_of
         with open_api(parsed_args) as api:
             if parsed_args.option is None:
                 options = list(api.pages("/v1/config", "options", params=params))
+                if cluster:
+                    options = [each for each in options if each["group"].endswith(f"@{cluster}")]
             else:
-                options = [api.get(path_of(parsed_args.option), params)]
+                options = [api.get(path_of(for_hosts_of(cluster, parsed_args.option)), params)]
         return table(options, COLUMNS, output=parsed_args.formatter, times=("changed",))
 
 
@@ -60,7 +64,15 @@ class ConfigList(Lister):
             raise InvalidInput(f"there is no group of options {parsed_args.group!r}")
         for option in options:
             option["cluster"] = given.get(option["option"])
-        columns: tuple[str, ...] = ("option", "cluster", "default", "allowed", "takes_effect", "local")
+        columns: tuple[str, ...] = (
+            "option",
+            "cluster",
+            "default",
+            "allowed",
+            "takes_effect",
+            "local",
+            "per_cluster",
+        )
         if parsed_args.formatter != "table":
             columns = (*columns, "secret", "help")
         return table(options, columns, output=parsed_args.formatter)
@@ -76,11 +88,15 @@ class ConfigSet(Lister):
         parser.add_argument(
             "values", nargs="+", metavar="GROUP.OPTION=VALUE", help="or one GROUP.OPTION and its VALUE"
         )
+        add_hosts_option(parser)
         add_change_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        return change(parsed_args, {"set": assignments(parsed_args.values)})
+        given = assignments(parsed_args.values).items()
+        return change(
+            parsed_args, {"set": {for_hosts_of(parsed_args.hosts_of, name): value for name, value in given}}
+        )
 
 
 class ConfigUnset(Lister):
@@ -90,11 +106,13 @@ class ConfigUnset(Lister):
         parser = super().get_parser(prog_name)
         parser.set_defaults(print_empty=True)
         parser.add_argument("options", nargs="+", metavar="GROUP.OPTION")
+        add_hosts_option(parser)
         add_change_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        return change(parsed_args, {"unset": parsed_args.options})
+        cluster = parsed_args.hosts_of
+        return change(parsed_args, {"unset": [for_hosts_of(cluster, name) for name in parsed_args.options]})
 
 
 class ConfigPending(Lister):
@@ -122,6 +140,20 @@ class ConfigPending(Lister):
 
 def add_engine_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", metavar="NAME", help="what is set for this engine only")
+
+
+def add_hosts_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hosts-of",
+        metavar="CLUSTER",
+        help="what is set for the hosts of this cluster of hosts only, as GROUP@CLUSTER.OPTION",
+    )
+
+
+def for_hosts_of(cluster: str | None, option: str) -> str:
+    """`hosts.tick_seconds` as it is called for the hosts of one cluster: `hosts@paris.tick_seconds`."""
+    group, dot, name = option.rpartition(".")
+    return f"{group}@{cluster}{dot}{name}" if cluster and "@" not in group else option
 
 
 def add_change_options(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,11 @@ one asks again, since zkCli asks nobody. Pure. Built by `engine.options`, which 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oslo_config import cfg
@@ -22,11 +23,14 @@ MAX_VALUE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One option. `local`: it belongs to one machine, and the cluster never sets it."""
+    """One option. `local`: it belongs to one machine, and the cluster never sets it. `per_cluster`: it may be
+    set for the hosts of one host cluster; this one is, for that with the id `host_cluster`."""
 
     group: str
     option: cfg.Opt
     local: bool
+    per_cluster: bool = False
+    host_cluster: str | None = None
 
     @property
     def key(self) -> str:
@@ -73,34 +77,60 @@ class Declared:
 
 
 class OptionCatalogue:
-    """All options by key. `local`: keys, or whole groups, that belong to one machine."""
+    """All options by key. `local`: keys, or whole groups, that belong to one machine; `per_cluster`: keys
+    that may be set for the hosts of one host cluster, as `<group>@<id of the cluster>/<option>`."""
 
     def __init__(
-        self, declared: Iterable[tuple[str | None, Sequence[Any]]], *, local: Collection[str] = ()
+        self,
+        declared: Iterable[tuple[str | None, Sequence[Any]]],
+        *,
+        local: Collection[str] = (),
+        per_cluster: Collection[str] = (),
     ) -> None:
         self._declared: dict[str, Declared] = {}
         for group, options in declared:
             name = group or "DEFAULT"
             for option in options:
                 key = f"{name}/{option.dest}"
-                self._declared[key] = Declared(name, option, key in local or name in local)
+                self._declared[key] = Declared(
+                    name, option, key in local or name in local, per_cluster=key in per_cluster
+                )
 
     def __iter__(self) -> Iterator[Declared]:
         return iter(sorted(self._declared.values(), key=lambda declared: declared.key))
 
     def get(self, key: str) -> Declared | None:
-        return self._declared.get(key)
+        group, _, name = key.partition("/")
+        base, at, cluster = group.partition("@")
+        declared = self._declared.get(f"{base}/{name}")
+        if declared is None or not at:
+            return declared
+        option = copy.copy(declared.option)
+        option.default = None  # not set here: as it is set for all
+        return replace(declared, group=group, option=option, host_cluster=cluster)
+
+    def per_cluster(self, group: str) -> list[str]:
+        """Names of the options of a group that may be set for the hosts of one host cluster."""
+        return [each.option.dest for each in self if each.group == group and each.per_cluster]
 
     def settable(self, name: str) -> Declared:
         """The option `group.option` or `group/option` that the cluster may set. Raises `InvalidInput`."""
         key = name if "/" in name else "/".join(name.rpartition(".")[::2])
-        declared = self._declared.get(key)
+        declared = self.get(key)
         if declared is None:
             raise InvalidInput(self._unknown(name, key), fields={name: "is no option"})
         if declared.local:
             raise InvalidInput(
                 f"{declared.name} belongs to one machine: set it in that machine's configuration file",
                 fields={name: "is local to each machine"},
+            )
+        if declared.host_cluster is not None and not declared.per_cluster:
+            base = declared.group.partition("@")[0]
+            allowed = ", ".join(f"{base}.{option}" for option in self.per_cluster(base))
+            where = f"of [{base}] these may: {allowed}" if allowed else f"no option of [{base}] may"
+            raise InvalidInput(
+                f"{base}.{declared.option.dest} cannot be set for the hosts of one cluster: {where}",
+                fields={name: "is the same for all hosts"},
             )
         return declared
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ LOG = logging.getLogger(__name__)
 GATHER_SECONDS = 0.02
 """A change of many options is one transaction, but its nodes are read as events come."""
 MOST_TOLD = 50
+_OF_HOST_CLUSTER = re.compile(r"^\[(\S+@\S+)\]$", re.MULTILINE)
 _NOTHING_KNOWN = "# nothing is known of what the cluster sets"
 
 
@@ -92,6 +94,7 @@ class LiveConfiguration:
         self._secrets = secrets or Secrets()
         self._now = now
         self._accepted: Mapping[str, bytes] = {}
+        self._sections: set[str] = set()
         self._known = False
         self._changed = asyncio.Event()
         self.status = ConfigurationStatus(at=now())
@@ -111,7 +114,35 @@ class LiveConfiguration:
             self._render(nodes)
         self.conf = self._read(self._files)
         self._decrypt(self.conf)
+        self._learn_host_clusters()
         return self.conf
+
+    def overrides(self, group: str) -> dict[str, dict[str, object]]:
+        """What is set of a group for the hosts of one host cluster: by its id, then by option. What this
+        machine's environment says of an option hides it."""
+        conf = self.conf
+        found: dict[str, dict[str, object]] = {}
+        for section in self._sections:
+            base, _, cluster = section.partition("@")
+            if base != group:
+                continue
+            for name in self._catalogue.per_cluster(group):
+                place = conf.get_location(name, group)
+                by_environment = place is not None and place.location is cfg.Locations.environment
+                if (value := conf[section][name]) is not None and not by_environment:
+                    found.setdefault(cluster, {})[name] = value
+        return found
+
+    def _learn_host_clusters(self) -> None:
+        """Register the options of each section that is for the hosts of one host cluster; for good, since
+        what is not set there has no value."""
+        self._sections.update(_OF_HOST_CLUSTER.findall(self._rendered.read_text()))
+        for section in self._sections:
+            base = section.partition("@")[0]
+            for name in self._catalogue.per_cluster(base):
+                declared = self._catalogue.get(f"{section}/{name}")
+                assert declared is not None
+                self.conf.register_opt(declared.option, section)
 
     def _decrypt(self, conf: cfg.ConfigOpts) -> None:
         """In the file stands ciphertext, in memory what it says. Raises `Conflict` where no key fits."""
@@ -187,6 +218,7 @@ class LiveConfiguration:
             LOG.error("configuration %s is refused: %s", key.replace("/", "."), refused[key])
         if self._accepted != before or not self._known:
             self._known = True
+            self._learn_host_clusters()
             self.conf.mutate_config_files()
             self._set_status(self._pending(), refused)
         elif refused != refused_before:

@@ -45,6 +45,9 @@ def render(
         if declared.local:
             refused[key] = "it belongs to one machine, and is not taken from the cluster"
             continue
+        if declared.host_cluster is not None and not declared.per_cluster:
+            refused[key] = "it is the same for all hosts, and is not taken for those of one cluster"
+            continue
         try:
             written = _written(declared, data)
         except ValueError as error:

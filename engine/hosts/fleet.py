@@ -29,7 +29,7 @@ from engine.hosts.rounds import BREATH, Rounds
 from engine.hosts.rows import HostRows, RowStore
 from engine.hosts.settling import VmSettler, VmStore
 from engine.hosts.writer import ReportStore, ReportWriter
-from engine.plugin import EngineId, HostDriver, ShardId, VmId
+from engine.plugin import ClusterId, EngineId, HostDriver, ShardId, VmId
 from engine.scope import Scope
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ class FleetStore(RowStore, ReportStore, Protocol):
 
 
 class HostFleet:
-    """The hosts of one engine. `on_fenced` is told of shards that turned out to have a later owner;
-    their hosts have been let go of by then.
+    """The hosts of one engine. `clusters`: host clusters whose hosts have settings of their own, as to
+    intervals, deadlines and patience. `on_fenced` is told of shards that turned out to have a later
+    owner; their hosts have been let go of by then.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class HostFleet:
         store: FleetStore,
         vms: VmStore | None = None,
         settings: MonitorSettings | None = None,
+        clusters: Mapping[ClusterId, MonitorSettings] | None = None,
         on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
         on_ended: Callable[[Collection[VmId]], None] | None = None,
         clock: Callable[[], float] = boottime,
@@ -63,7 +65,8 @@ class HostFleet:
     ) -> None:
         settings = settings or MonitorSettings()
         self.counters = FleetCounters()
-        self.monitors = Monitors(Grid(settings))
+        grid = Grid(settings)
+        self.monitors = Monitors(grid)
         self._engine = engine
         self._drivers = drivers
         self._on_fenced = on_fenced
@@ -80,7 +83,7 @@ class HostFleet:
         self._context = MonitorContext(
             engine=engine,
             settings=settings,
-            grid=self.monitors.grid,
+            grid=grid,
             gate=Gate(settings.connects),
             counters=self.counters,
             report=self._writer.put,
@@ -88,6 +91,7 @@ class HostFleet:
             clock=clock,
             now=now,
         )
+        self._contexts = self._of_clusters(clusters or {})
         self._rounds = Rounds(self.monitors, scope=self._scope, counters=self.counters, clock=clock)
         self._rows = HostRows(
             store,
@@ -120,7 +124,9 @@ class HostFleet:
         finally:
             await self._scope.__aexit__(kind, error, traceback)
 
-    def reconfigure(self, settings: MonitorSettings) -> None:
+    def reconfigure(
+        self, settings: MonitorSettings, clusters: Mapping[ClusterId, MonitorSettings] | None = None
+    ) -> None:
         """Go on under these settings; a round that is under way ends under those before."""
         self._writer.settings = settings
         self._settler.pause_seconds = settings.flush_seconds
@@ -128,7 +134,19 @@ class HostFleet:
         self._context = replace(
             self._context, settings=settings, grid=Grid(settings), gate=Gate(settings.connects)
         )
-        self.monitors.reconfigure(self._context)
+        self._contexts = self._of_clusters(clusters or {})
+        self.monitors.reconfigure(
+            self._context.grid, lambda monitor: self._context_of(monitor.host.cluster_id)
+        )
+
+    def _of_clusters(self, clusters: Mapping[ClusterId, MonitorSettings]) -> dict[ClusterId, MonitorContext]:
+        return {
+            cluster: replace(self._context, settings=settings, grid=Grid(settings))
+            for cluster, settings in clusters.items()
+        }
+
+    def _context_of(self, cluster: ClusterId) -> MonitorContext:
+        return self._contexts.get(cluster, self._context)
 
     @property
     def waiting_reports(self) -> int:
@@ -173,7 +191,8 @@ class HostFleet:
         if known is not None and known.host.is_where(row):
             monitor = known
         else:
-            monitor = HostMonitor(row, claim, self._drivers.get(row.driver), self._context)
+            context = self._context_of(row.cluster_id)
+            monitor = HostMonitor(row, claim, self._drivers.get(row.driver), context)
             if known is not None:
                 monitor.succeed(known)
                 self.forsake([known])

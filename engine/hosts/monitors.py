@@ -8,7 +8,7 @@ known of the hosts is asked for here, by commands and tasks in the loop and by a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from engine.errors import HostUnreachable, NotFound
@@ -18,13 +18,29 @@ from engine.hosts.pacing import Grid
 from engine.plugin import HostConnection, HostId, ShardId
 
 
-class Monitors:
-    """Its length is how many hosts are watched. `grid` is the one by which they have their turns."""
+class Ring:
+    """Hosts whose ticks are equally long, by the slice of the tick in which each has its turn."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
+        self.visited: int | None = None
+        """The last slice whose hosts had their turn; of whoever goes round."""
+        self.slices: list[set[HostMonitor]] = [set() for _ in range(grid.slices)]
+
+    def of(self, monitor: HostMonitor) -> set[HostMonitor]:
+        return self.slices[monitor.slot % self.grid.slices]
+
+    def in_slice(self, number: int) -> tuple[HostMonitor, ...]:
+        """Those whose turn is in the slice with this number, counted over all ticks."""
+        return tuple(self.slices[number % self.grid.slices])
+
+
+class Monitors:
+    """Its length is how many hosts are watched."""
+
+    def __init__(self, grid: Grid) -> None:
         self._by_shard: dict[ShardId, dict[HostId, HostMonitor]] = {}
-        self._slices: list[set[HostMonitor]] = [set() for _ in range(grid.slices)]
+        self._rings: dict[float, Ring] = {grid.tick_seconds: Ring(grid)}
 
     def __len__(self) -> int:
         return sum(map(len, tuple(self._by_shard.values())))
@@ -40,13 +56,14 @@ class Monitors:
     def get(self, shard: ShardId, host_id: HostId) -> HostMonitor | None:
         return self._by_shard.get(shard, {}).get(host_id)
 
-    def in_slice(self, number: int) -> tuple[HostMonitor, ...]:
-        """Those whose turn is in the slice with this number, counted over all ticks."""
-        return tuple(self._slices[number % self.grid.slices])
+    @property
+    def rings(self) -> tuple[Ring, ...]:
+        """The fleet's own, then those of host clusters that have a tick of their own."""
+        return tuple(self._rings.values())
 
     def add(self, monitor: HostMonitor) -> None:
         self._by_shard.setdefault(monitor.host.shard, {})[monitor.host.id] = monitor
-        self._slices[monitor.slot % self.grid.slices].add(monitor)
+        self._ring(monitor).of(monitor).add(monitor)
 
     def remove(self, monitor: HostMonitor) -> None:
         """Watch it no more: from here on nothing is asked in its name. It has to be closed then."""
@@ -54,16 +71,21 @@ class Monitors:
         del there[monitor.host.id]
         if not there:
             del self._by_shard[monitor.host.shard]
-        self._slices[monitor.slot % self.grid.slices].discard(monitor)
+        self._ring(monitor).of(monitor).discard(monitor)
         monitor.end()
 
-    def reconfigure(self, context: MonitorContext) -> None:
-        """Go on under other settings, with turns on another grid."""
-        self.grid = context.grid
-        self._slices = [set() for _ in range(self.grid.slices)]
+    def reconfigure(self, grid: Grid, context_of: Callable[[HostMonitor], MonitorContext]) -> None:
+        """Go on under other settings, with turns on other grids; `grid` is the fleet's own."""
+        self._rings = {grid.tick_seconds: Ring(grid)}
         for monitor in self:
-            monitor.reconfigure(context)
-            self._slices[monitor.slot % self.grid.slices].add(monitor)
+            monitor.reconfigure(context_of(monitor))
+            self._ring(monitor).of(monitor).add(monitor)
+
+    def _ring(self, monitor: HostMonitor) -> Ring:
+        ring = self._rings.get(monitor.grid.tick_seconds)
+        if ring is None:
+            ring = self._rings[monitor.grid.tick_seconds] = Ring(monitor.grid)
+        return ring
 
     # --- what is known of the hosts -------------------------------------------------------------
 

@@ -11,6 +11,16 @@ from oslo_config import cfg
 from engine.hosts.status import Timings
 
 GROUP = "hosts"
+PER_CLUSTER = (
+    "tick_seconds",
+    "statistics_seconds",
+    "round_deadline_seconds",
+    "grace_attempts",
+    "grace_seconds",
+    "grace_vm_seconds",
+    "recovering_seconds",
+)
+"""These may be set for the hosts of one host cluster."""
 
 OPTS = [
     cfg.FloatOpt(

@@ -22,9 +22,10 @@ CONNECT_PATIENCE_SECONDS = 0.25
 class Grid:
     """A tick divided into slices; a period of several ticks, after which a slot comes round again."""
 
-    __slots__ = ("_period", "_tick", "slice_seconds", "slices")
+    __slots__ = ("_period", "_tick", "slice_seconds", "slices", "tick_seconds")
 
     def __init__(self, settings: MonitorSettings) -> None:
+        self.tick_seconds = settings.tick_seconds
         self.slices = max(1, int(settings.tick_seconds / _SLICE_SECONDS))
         self.slice_seconds = settings.tick_seconds / self.slices
         self._tick = self.slices

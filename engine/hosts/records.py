@@ -73,7 +73,7 @@ class HostPage:
 
 
 class Placement(NamedTuple):
-    """How a host is called and reached, and how often something was asked of its monitor.
+    """How a host is called and reached, in which host cluster, and how often something was asked of it.
 
     A tuple, since these are compared by the thousand.
     """
@@ -84,6 +84,7 @@ class Placement(NamedTuple):
     port: int
     driver: str
     shard: ShardId
+    cluster_id: ClusterId = THE_DEFAULT_CLUSTER
     asked_count: int = 0
 
 
@@ -102,6 +103,7 @@ class WatchedHost:
     status_since: datetime
     reported_at: datetime | None
     vm_count: int
+    cluster_id: ClusterId = THE_DEFAULT_CLUSTER
     asked: str | None = None
     asked_count: int = 0
     heeded_count: int = 0
@@ -109,11 +111,18 @@ class WatchedHost:
     @property
     def placement(self) -> Placement:
         return Placement(
-            self.id, self.name, self.address, self.port, self.driver, self.shard, self.asked_count
+            self.id,
+            self.name,
+            self.address,
+            self.port,
+            self.driver,
+            self.shard,
+            self.cluster_id,
+            self.asked_count,
         )
 
     def is_where(self, other: WatchedHost) -> bool:
-        """Whether both are called and reached alike."""
+        """Whether both are called and reached alike, in the same host cluster."""
         return self.placement[:-1] == other.placement[:-1]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from engine.hosts.measures import FleetCounters
 from engine.hosts.monitor import HostMonitor
-from engine.hosts.monitors import Monitors
+from engine.hosts.monitors import Monitors, Ring
 from engine.scope import Scope
 
 _log = logging.getLogger(__name__)
@@ -36,21 +36,21 @@ class Rounds:
 
     async def run(self) -> None:
         """Beat until cancelled; also the sample of the loop's lag."""
-        monitors = self._monitors
-        grid = monitors.grid
-        number = grid.slice_at(self._clock())
         while True:
-            if grid is not monitors.grid:  # other settings: slices are counted anew
-                grid = monitors.grid
-                number = grid.slice_at(self._clock())
-            number += 1
+            ring, number = min(map(self._next, self._monitors.rings), key=_begins)
+            grid = ring.grid
             await asyncio.sleep(max(0.0, grid.begins(number) - self._clock()))
             at = self._clock()
             self._counters.loop_lag.observe(max(0.0, at - grid.begins(number)))
-            latest = max(number, grid.slice_at(at))
+            ring.visited = latest = max(number, grid.slice_at(at))
             for missed in range(max(number, latest - grid.slices + 1), latest + 1):
-                await self._visit(monitors.in_slice(missed), at)
-            number = latest
+                await self._visit(ring.in_slice(missed), at)
+
+    def _next(self, ring: Ring) -> tuple[Ring, int]:
+        """The slice whose turn is next; on a ring that is new, the one after the present."""
+        if ring.visited is None:
+            ring.visited = ring.grid.slice_at(self._clock())
+        return ring, ring.visited + 1
 
     async def _visit(self, monitors: Iterable[HostMonitor], at: float) -> None:
         started = 0
@@ -80,3 +80,8 @@ class Rounds:
             _log.exception("host=%s: a round failed", monitor.host.id)
         finally:
             monitor.task = None
+
+
+def _begins(turn: tuple[Ring, int]) -> float:
+    ring, number = turn
+    return ring.grid.begins(number)

@@ -62,6 +62,7 @@ _WATCHED = (
     host.c.status_since,
     host.c.reported_at,
     sa.func.coalesce(host.c.statistics["vm_count"].as_integer(), 0).label("vm_count"),
+    host.c.cluster_id,
     host.c.asked,
     host.c.asked_count,
     host.c.heeded_count,
@@ -73,6 +74,7 @@ _PLACED = (
     host.c.port,
     host.c.driver,
     host.c.shard,
+    host.c.cluster_id,
     host.c.asked_count,
 )
 _OF_THE_REPORT = (host.c.id == sa.bindparam("of_host")) & (host.c.shard == sa.bindparam("of_shard"))

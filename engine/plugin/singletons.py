@@ -107,6 +107,12 @@ class PluginContext:
     now: Callable[[], datetime]
     members: Callable[[], Mapping[EngineId, datetime]]
     """The engines that are here at this moment, and since when each of them has been."""
+    overrides: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    """What is set for the hosts of one host cluster, by the cluster's id, then by option."""
+
+    def options_of(self, cluster: str) -> Mapping[str, Any]:
+        """`options`, with what is set for the hosts of this host cluster (by its id) laid over them."""
+        return {**self.options, **self.overrides().get(cluster, {})}
 
 
 class Singleton(ABC):
@@ -116,6 +122,9 @@ class Singleton(ABC):
     scope: ClassVar[Scope] = Scope.CLUSTER
     options: ClassVar[Sequence[Any]] = ()
     """oslo.config options, registered under `[singleton_<name>]`."""
+    per_cluster: ClassVar[Sequence[str]] = ()
+    """Names of those that may be set for the hosts of one host cluster; they have to be mutable. Read them
+    through `context.options_of(cluster)`."""
     beat_seconds: ClassVar[float | None] = None
     """A beat of `every` that takes longer hangs, which is a fault. None: as `[singletons]` says; 0: never."""
 

@@ -43,7 +43,7 @@ async def test_a_set_of_changes_is_written_and_told(api: ASGIConductor) -> None:
     done = await api.simulate_patch("/v1/config", json=body)
     assert done.status_code == 200
     assert [(c["option"], c["new"], c["takes_effect"]) for c in done.json["changes"]] == [
-        ("engine.weight", 2, "at a restart"),
+        ("engine.weight", 2, "now"),
         ("hosts.tick_seconds", 1.0, "now"),
     ]
     history = (await api.simulate_get("/v1/config/history")).json["revisions"]
@@ -114,3 +114,43 @@ async def test_nothing_to_change_is_refused(api: ASGIConductor) -> None:
     assert (await api.simulate_patch("/v1/config", json={})).status_code == 422
     both = {"set": {"hosts.tick_seconds": 1}, "unset": ["hosts.tick_seconds"]}
     assert (await api.simulate_patch("/v1/config", json=both)).status_code == 422
+
+
+async def test_an_option_is_set_for_the_hosts_of_one_cluster_by_its_name(api: ASGIConductor) -> None:
+    await api.simulate_post("/v1/clusters", json={"name": "paris"})
+    body = {"set": {"hosts@paris.tick_seconds": 1, "hosts.tick_seconds": 2}}
+    done = await api.simulate_patch("/v1/config", json=body)
+    assert done.status_code == 200, done.json
+    told = [(change["option"], change["new"], change["takes_effect"]) for change in done.json["changes"]]
+    assert sorted(told) == [("hosts.tick_seconds", 2.0, "now"), ("hosts@paris.tick_seconds", 1.0, "now")]
+    path = "/v1/config/hosts@paris/tick_seconds"
+    assert (await api.simulate_put(path, json={"value": 4})).status_code == 200
+    renamed = await api.simulate_patch("/v1/clusters/paris", json={"name": "lyon"})
+    assert renamed.status_code == 200
+    changes = (await api.simulate_get("/v1/config/history")).json["revisions"][0]["changes"]
+    assert [change["new"] for change in changes] == [4.0]
+    back = await api.simulate_post("/v1/config/rollback", json={"revision": 0})
+    assert [change["new"] for change in back.json["changes"]] == [1.0]
+    assert back.json["changes"][0]["option"] == "hosts@lyon.tick_seconds"
+    gone = await api.simulate_patch("/v1/config", json={"unset": ["hosts@lyon.tick_seconds"]})
+    assert gone.json["changes"][0]["new"] is None
+
+
+async def test_what_is_the_same_for_all_hosts_and_unknown_clusters_are_refused(api: ASGIConductor) -> None:
+    body = {
+        "set": {
+            "hosts@default.connects": 1,
+            "hosts@nowhere.tick_seconds": 1,
+            "commands@default.concurrent": 1,
+        }
+    }
+    refused = await api.simulate_patch("/v1/config", json=body)
+    assert refused.status_code == 422
+    assert set(refused.json["fields"]) == set(body["set"])
+    assert "hosts.tick_seconds" in refused.json["detail"]
+    assert "no option of [commands] may" in refused.json["detail"]
+    assert "there is no cluster of hosts 'nowhere': there are default" in refused.json["detail"]
+    bad = await api.simulate_patch("/v1/config", json={"set": {"hosts@default.tick_seconds": 0}})
+    assert bad.status_code == 422
+    assert "hosts@default.tick_seconds: 0 is not allowed" in bad.json["detail"]
+    assert (await api.simulate_get("/v1/config/history")).json["revisions"] == []

@@ -47,7 +47,7 @@ def process(tmp_path: Path) -> Process:
         return LiveConfiguration(
             [str(file)],
             tmp_path / f"{name}.shared",
-            catalogue=OptionCatalogue([("hosts", OPTIONS)]),
+            catalogue=OptionCatalogue([("hosts", OPTIONS)], per_cluster={"hosts/tick_seconds"}),
             read=read,
             name=name,
             engine=name,
@@ -224,3 +224,44 @@ async def test_a_secret_is_ciphertext_in_zookeeper_and_in_the_file(
         assert live.status.pending == ()
     with pytest.raises(Conflict, match="there is no key"):
         await started(process("engine-2"), settings)
+
+
+async def test_what_is_set_for_the_hosts_of_one_cluster_is_live_and_survives_a_start_without_zookeeper(
+    session: Session, settings: SessionSettings, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedConfiguration(session)
+    await shared.change({"hosts@paris/tick_seconds": b"2.0"}, user="")
+    live = await started(process(), settings)
+    assert live.overrides("hosts") == {"paris": {"tick_seconds": 2.0}}
+    seen: list[object] = []
+    live.conf.register_mutate_hook(lambda _conf, changed: seen.append(set(changed)))
+    async with live.following(session):
+        await shared.change({"hosts@paris/tick_seconds": b"1.0", "hosts@rome/tick_seconds": b"5.0"}, user="")
+        await until(lambda: len(live.overrides("hosts")) == 2)
+        assert live.overrides("hosts") == {"paris": {"tick_seconds": 1.0}, "rome": {"tick_seconds": 5.0}}
+        assert live.conf.hosts.tick_seconds == 3.0
+        assert {("hosts@paris", "tick_seconds"), ("hosts@rome", "tick_seconds")} in seen
+        await shared.change({"hosts@paris/tick_seconds": None}, user="")
+        await until(lambda: "paris" not in live.overrides("hosts"))
+        assert live.status.pending == ()
+    nobody = SessionSettings(
+        hosts=f"127.0.0.1:{free_port()}", cluster=settings.cluster, connect_seconds=0.5, tick_seconds=0.5
+    )
+    assert (await started(process(), nobody)).overrides("hosts") == {"rome": {"tick_seconds": 5.0}}
+    monkeypatch.setenv("OS_HOSTS__TICK_SECONDS", "9")
+    assert (await started(process(), settings)).overrides("hosts") == {}
+
+
+async def test_what_is_broken_by_hand_for_one_cluster_of_hosts_is_refused(
+    session: Session, settings: SessionSettings, put: Put, process: Process
+) -> None:
+    live = await started(process(), settings)
+    async with live.following(session):
+        put("hosts@paris/tick_seconds", "2")
+        await until(lambda: live.overrides("hosts"))
+        put("hosts@paris/tick_seconds", "banana")
+        put("hosts@paris/weight", "2")
+        await until(lambda: len(live.status.refused) == 2)
+        assert "number from 0.01 to 60" in live.status.refused["hosts@paris/tick_seconds"]
+        assert "the same for all hosts" in live.status.refused["hosts@paris/weight"]
+        assert live.overrides("hosts") == {"paris": {"tick_seconds": 2.0}}

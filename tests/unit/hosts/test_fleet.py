@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from engine.hosts.options import MonitorSettings
 from engine.hosts.records import Placement, WatchedHost
 from engine.hosts.status import HostStatus, Timings
 from engine.hosts.store import HostStore
-from engine.plugin import HostId, ShardId
+from engine.plugin import ClusterId, HostId, ShardId
 from tests.unit.hosts.scripted import ME, Claim, MemoryStore, ScriptedDriver, eventually, row
 
 S = HostStatus
@@ -33,9 +33,15 @@ def fleet_over(
     driver: ScriptedDriver,
     settings: MonitorSettings = FAST,
     on_fenced: Callable[[frozenset[ShardId]], None] | None = None,
+    clusters: Mapping[ClusterId, MonitorSettings] | None = None,
 ) -> HostFleet:
     return HostFleet(
-        engine=ME, drivers={"scripted": driver}, store=store, settings=settings, on_fenced=on_fenced
+        engine=ME,
+        drivers={"scripted": driver},
+        store=store,
+        settings=settings,
+        clusters=clusters,
+        on_fenced=on_fenced,
     )
 
 
@@ -359,3 +365,35 @@ async def test_a_host_is_not_asked_over_a_connection_that_was_made_in_spite_of_t
         go.set()
     assert driver.host("h").asked == []
     assert [connection.lost.is_set() for connection in driver.host("h").connections] == [True]
+
+
+async def test_hosts_of_one_cluster_have_settings_of_their_own_and_change_them_live() -> None:
+    lazy = replace(FAST, tick_seconds=60.0, statistics_seconds=3600.0)
+    paris = ClusterId("paris")
+    rows = [row("a", S.UP), replace(row("p", S.UP), cluster_id=paris)]
+    store, driver = MemoryStore(*rows), ScriptedDriver()
+    asked = {name: driver.host(name).asked for name in ("a", "p")}
+    async with fleet_over(store, driver, lazy, clusters={paris: FAST}) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: asked["p"].count("statistics") >= 5)
+        assert asked["a"].count("statistics") == 1
+        fleet.reconfigure(FAST, {paris: lazy})
+        lately = asked["p"].count("statistics")
+        await eventually(lambda: asked["a"].count("statistics") >= 6)
+        assert asked["p"].count("statistics") <= lately + 1
+        fleet.reconfigure(FAST)
+        await eventually(lambda: asked["p"].count("statistics") >= lately + 5)
+
+
+async def test_a_host_that_goes_to_another_cluster_has_its_settings_from_then_on() -> None:
+    lazy = replace(FAST, tick_seconds=60.0, statistics_seconds=3600.0)
+    store, driver = MemoryStore(row("h", S.UP)), ScriptedDriver()
+    asked = driver.host("h").asked
+    async with fleet_over(
+        store, driver, replace(lazy, refresh_seconds=0.1), clusters={ClusterId("paris"): FAST}
+    ) as fleet:
+        await fleet.adopt(claims(0))
+        await eventually(lambda: "statistics" in asked)
+        store.rows[0] = replace(store.rows[0], cluster_id=ClusterId("paris"))
+        await eventually(lambda: asked.count("statistics") >= 5)
+        assert driver.host("h").open_connections == 1
