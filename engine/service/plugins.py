@@ -6,8 +6,10 @@ A plugin is built once a term and a `Doors` lives as long as the process, so wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from engine.clock import utcnow
 from engine.commands.desk import Desk
@@ -27,8 +29,17 @@ class Doors:
     """Of one engine. `open` is called once a session."""
 
     def __init__(
-        self, database: Database, calls: Calls, maps: ClusteredMaps, *, engine: EngineId, shards: int
+        self,
+        database: Database,
+        calls: Calls,
+        maps: ClusteredMaps,
+        *,
+        engine: EngineId,
+        shards: int,
+        overrides: Callable[[str], Mapping[str, Mapping[str, Any]]],
     ) -> None:
+        """`overrides`: of a group of options, what is set for the hosts of one host cluster."""
+        self._overrides = overrides
         self._database = database
         self._calls = calls
         self._maps = maps
@@ -46,10 +57,6 @@ class Doors:
         """Entities, for tasks."""
         return self._ledger("tasks").reader
 
-    @property
-    def maps(self) -> ClusteredMaps:
-        return self._maps
-
     def context(self, plugin: SingletonPlugin) -> PluginContext:
         return PluginContext(
             engine=self._engine,
@@ -61,6 +68,7 @@ class Doors:
             maps=self._maps,
             now=utcnow,
             members=self._members,
+            overrides=functools.partial(self._overrides, f"singleton_{plugin.name}"),
         )
 
     def _ledger(self, name: str) -> LeaderLedger:

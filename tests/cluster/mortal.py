@@ -26,9 +26,13 @@ from engine.commands.catalogue import Catalogue
 from engine.commands.records import StepState
 from engine.commands.services import Services
 from engine.commands.transactions import Written
+from engine.coordination.session import Session
 from engine.db.groupcommit import GroupCommit
+from engine.hosts.fleet import HostFleet
 from engine.plugin import Command, Json, ShardId, Step, StepContext
+from engine.service.parts import Parts
 from engine.service.root import Service
+from engine.service.work import command_services
 from engine.supervisor import Supervisor
 
 DEATHS = "ENGINE_TEST_DEATHS"
@@ -120,16 +124,15 @@ class MortalLedger(GroupCommit):
         return result
 
 
-class MortalService(Service):
-    def _command_services(self, *arguments: Any, **more: Any) -> Services:
-        services = super()._command_services(*arguments, **more)
-        deaths = Deaths(Path(os.environ[DEATHS]))
-        return dataclasses.replace(
-            services,
-            catalogue=MortalCatalogue(services.catalogue, deaths),
-            ledger=MortalLedger(services.ledger, deaths),
-            settings=dataclasses.replace(services.settings, sweep_seconds=SWEEP_SECONDS),
-        )
+def mortal_services(parts: Parts, session: Session, fleet: HostFleet, incarnation: int) -> Services:
+    services = command_services(parts, session, fleet, incarnation)
+    deaths = Deaths(Path(os.environ[DEATHS]))
+    return dataclasses.replace(
+        services,
+        catalogue=MortalCatalogue(services.catalogue, deaths),
+        ledger=MortalLedger(services.ledger, deaths),
+        settings=dataclasses.replace(services.settings, sweep_seconds=SWEEP_SECONDS),
+    )
 
 
 class QuickSupervisor(Supervisor):
@@ -142,7 +145,7 @@ class QuickSupervisor(Supervisor):
 async def _serve(files: list[str], supervisor_fd: int | None) -> None:
     conf = options.load(files)
     beat = Beat(supervisor_fd, grace_seconds=conf.coordination.timeout_seconds / 2)
-    service = MortalService(conf, beat)
+    service = Service(conf, beat, services=mortal_services)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stopping.set)
     beating = asyncio.create_task(beat.run(), name="beat")
     try:
