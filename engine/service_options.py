@@ -30,7 +30,7 @@ OPTS = [
         default=1,
         min=1,
         max=100,
-        help="Share of the hosts that this engine takes, relative to the weights of the others.",
+        help="Share of the hosts and singletons that this engine takes, relative to the weights of others.",
     ),
     cfg.PortOpt(
         "metrics_port",

@@ -1,8 +1,8 @@
 """Which engine should lead which singleton: a pure function of what all engines see, so nobody decides.
 
-Rendezvous hashing draws each singleton to an engine, and quotas (floor or ceiling of an equal share)
-keep the counts level: 12 singletons on 3 engines are 4 each. It has no memory; whoever sees the same
-offers and preferences computes the same. Called by `engine.singletons.board`.
+Rendezvous hashing draws each singleton to an engine, and quotas (floor or ceiling of a share by weight, as
+shards have) keep the counts level: 12 singletons on 3 engines are 4 each. It has no memory; whoever sees
+the same offers and preferences computes the same. Called by `engine.singletons.board`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ Ranking = tuple[EngineId, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """The singletons that an engine is ready to lead; `reluctant` those of them that failed there."""
+    """The singletons that an engine is ready to lead; `reluctant` those of them that failed there. `weight`:
+    its share beside those of the others."""
 
     engine: EngineId
     names: frozenset[str]
     reluctant: frozenset[str] = frozenset()
+    weight: int = 1
 
 
 def rankings(offers: Collection[Offer], preferred: Mapping[str, EngineId]) -> Mapping[str, Ranking]:
@@ -40,7 +42,8 @@ def rankings(offers: Collection[Offer], preferred: Mapping[str, EngineId]) -> Ma
         for name in names
         if preferred.get(name) in {*willing.get(name, ()), *reluctant.get(name, ())}
     }
-    chosen = pins | _chosen({n: willing[n] for n in names if n in willing and n not in pins}, pins)
+    weights = {offer.engine: offer.weight for offer in offers}
+    chosen = pins | _chosen({n: willing[n] for n in names if n in willing and n not in pins}, pins, weights)
     found: dict[str, Ranking] = {}
     for name in names:
         rest = [*_drawn(name, willing.get(name, ())), *_drawn(name, reluctant.get(name, ()))]
@@ -54,17 +57,16 @@ def score(name: str, engine: EngineId) -> int:
     return int.from_bytes(hashlib.blake2b(f"{name}@{engine}".encode(), digest_size=8).digest(), "big")
 
 
-def _chosen(willing: Mapping[str, Collection[EngineId]], pins: Mapping[str, EngineId]) -> dict[str, EngineId]:
+def _chosen(
+    willing: Mapping[str, Collection[EngineId]],
+    pins: Mapping[str, EngineId],
+    weights: Mapping[EngineId, int],
+) -> dict[str, EngineId]:
     """One engine each, the strongest attractions first, nobody above its quota while others have room."""
     engines = {engine for offering in willing.values() for engine in offering}
     if not engines:
         return {}
-    total = len(willing) + sum(engine in engines for engine in pins.values())
-    room = dict.fromkeys(engines, total // len(engines))
-    extra = total % len(engines)
-    for engine in pins.values():
-        if engine in room:
-            room[engine] -= 1
+    room, extra = _quotas(engines, willing, pins, weights)
     pairs = sorted(((score(n, e), n, e) for n, offering in willing.items() for e in offering), reverse=True)
     chosen: dict[str, EngineId] = {}
     for _, name, engine in pairs:
@@ -77,6 +79,23 @@ def _chosen(willing: Mapping[str, Collection[EngineId]], pins: Mapping[str, Engi
         chosen[name] = min(willing[name], key=lambda engine: (-room[engine], -score(name, engine)))
         room[chosen[name]] -= 1
     return chosen
+
+
+def _quotas(
+    engines: Collection[EngineId],
+    willing: Mapping[str, Collection[EngineId]],
+    pins: Mapping[str, EngineId],
+    weights: Mapping[EngineId, int],
+) -> tuple[dict[EngineId, int], int]:
+    """What each may still lead at least, and how many of them may lead one more."""
+    total = len(willing) + sum(engine in engines for engine in pins.values())
+    whole = sum(weights[engine] for engine in engines)
+    room = {engine: total * weights[engine] // whole for engine in engines}
+    extra = total - sum(room.values())
+    for engine in pins.values():
+        if engine in room:
+            room[engine] -= 1
+    return room, extra
 
 
 def _by_name(pairs: Iterable[tuple[EngineId, frozenset[str]]]) -> dict[str, set[EngineId]]:

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 from engine.coordination.lines import Lines
+from engine.coordination.membership import Members
 from engine.coordination.operations import Create, Delete, MalformedNode, Node, Reason, Rejected
 from engine.coordination.replica import Replica
 from engine.coordination.session import MAX_OPERATIONS, Session
@@ -41,12 +43,14 @@ class DutyBoard:
         *,
         lines: Lines,
         duties: Replica,
+        members: Members,
         status: Callable[[], tuple[DutyStatus, ...]],
     ) -> None:
         self.lines = lines
         self._session = session
         self._engine = engine
         self._duties = duties
+        self._members = members
         self._status = status
         self._draining = False
         self._subscribers: list[Callable[[], None]] = []
@@ -68,14 +72,19 @@ class DutyBoard:
         """Tells what this engine offers before the context is entered, and goes on telling in it."""
         await session.ensure(session.paths.singletons)
         await session.ensure(session.paths.duties)
+        await session.ensure(session.paths.members)
         async with (
             Lines.watching(session, session.paths.singletons) as lines,
             session.replica(session.paths.duties) as duties,
+            session.replica(session.paths.members) as replica,
         ):
-            board = cls(session, engine, lines=lines, duties=duties, status=status)
+            members = Members(replica)
+            board = cls(session, engine, lines=lines, duties=duties, members=members, status=status)
             with contextlib.ExitStack() as stack:
                 stack.callback(lines.subscribe_heads(board._look))
                 stack.callback(duties.subscribe(lambda _: board._look()))
+                stack.callback(replica.subscribe(members.changed))
+                stack.callback(members.subscribe(board._look))
                 await board._tell()
                 await board._make_lines()
                 telling = session.background(board._keep_telling(), name="duties")
@@ -133,7 +142,7 @@ class DutyBoard:
             self._notify()
 
     def _look(self) -> None:
-        """Read both trees again; tell our own duties if anything is otherwise than before."""
+        """Read the trees again; tell our own duties if anything is otherwise than before."""
         if self._look_due is not None:
             self._look_due.cancel()
             self._look_due = None
@@ -152,7 +161,7 @@ class DutyBoard:
             subscriber()
 
     def _read_offers(self) -> dict[EngineId, Offer]:
-        """Our own as it is, whatever has been told so far."""
+        """Our own as it is, whatever has been told so far; of whoever is no member yet, the usual weight."""
         found = {self._engine: self._mine().offer()}
         for name, node in self._duties.nodes.items():
             if not name or name == self._engine:
@@ -162,7 +171,8 @@ class DutyBoard:
                 known = self._parsed[name] = (node.stat.mzxid, _offer_of(name, node))
             if known[1] is not None:
                 found[EngineId(name)] = known[1]
-        return found
+        weights = {member.engine: member.weight for member in self._members.members}
+        return {name: replace(offer, weight=weights.get(name, 1)) for name, offer in found.items()}
 
     def _read_orders(self, name: str) -> Orders:
         node = self.lines.head(name)

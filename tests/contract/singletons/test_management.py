@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from engine.coordination.local import LocalServer
+from engine.coordination.operations import SetData
 from engine.coordination.session import Session
 from engine.election import standing
 from engine.election.spread import Offer, rankings
@@ -21,6 +22,7 @@ from engine.singletons.duty import DutySettings
 from engine.singletons.orders import Orders, asked_again, order
 from engine.singletons.runner import SingletonRunner
 from engine.singletons.status import DutyState, DutyStatus, EngineDuties
+from tests.contract.coordination.conftest import member as a_member
 from tests.contract.election.members import member
 from tests.contract.singletons.plugins import beats, running, terms
 from tests.contract.singletons.test_runner import QUICK, runner_of, state
@@ -107,6 +109,17 @@ async def test_twelve_singletons_on_three_engines_are_four_each_and_never_two_at
         for plugin in TWELVE:
             tokens = [term.token for _, term in terms[f"{cluster_name}/{plugin}"]]
             assert tokens == sorted(set(tokens))
+
+
+async def test_a_weight_that_changes_moves_singletons_until_the_shares_are_by_weight(
+    zookeeper: LocalServer, cluster_name: str
+) -> None:
+    async with engines(zookeeper, cluster_name, "e1", "e2", plugins=TWELVE) as made:
+        await until(lambda: made.counts() == {"e1": 6, "e2": 6}, seconds=30)
+        heavy = replace(a_member("e2"), weight=2)
+        session = made.sessions["e1"]
+        await session.commit(SetData(session.paths.member(EngineId("e2")), heavy.to_json()))
+        await until(lambda: made.counts() == {"e1": 4, "e2": 8}, seconds=30)
 
 
 async def test_a_leader_that_is_outranked_finishes_its_beat_first(

@@ -43,6 +43,23 @@ def test_twelve_singletons_on_three_engines_are_four_each() -> None:
     assert set(Counter(ranking[0] for ranking in ranked.values()).values()) == {4}
 
 
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), NAMES)
+def test_each_engine_leads_its_share_by_weight(weights: list[int], names: frozenset[str]) -> None:
+    engines = {EngineId(f"engine-{n}"): weight for n, weight in enumerate(weights)}
+    offers = [Offer(engine=engine, names=names, weight=weight) for engine, weight in engines.items()]
+    firsts = Counter(ranking[0] for ranking in rankings(offers, {}).values())
+    for engine, weight in engines.items():
+        share = len(names) * weight / sum(weights)
+        assert int(share) <= firsts[engine] <= int(share) + 1
+
+
+def test_an_engine_of_double_weight_leads_twice_as_many() -> None:
+    names = frozenset(f"singleton_{n}" for n in range(12))
+    heavy, light = EngineId("engine-1"), EngineId("engine-2")
+    offers = [Offer(engine=heavy, names=names, weight=2), Offer(engine=light, names=names)]
+    assert Counter(ranking[0] for ranking in rankings(offers, {}).values()) == {heavy: 8, light: 4}
+
+
 @given(uneven(), st.randoms(use_true_random=False))
 def test_whoever_sees_the_same_computes_the_same(offers: list[Offer], chance: random.Random) -> None:
     shuffled = offers.copy()
