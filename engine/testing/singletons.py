@@ -83,11 +83,13 @@ def context(
     calls: MemoryCalls | None = None,
     maps: MemoryMaps | None = None,
     members: Mapping[EngineId, datetime] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
     now: Callable[[], datetime] = utcnow,
 ) -> PluginContext:
     """What the plugin is built with: its options' values over their defaults, converted as in the engine.
 
-    Without `members` the engine has been here alone for an hour.
+    `overrides`: what is set for the hosts of one host cluster, by its id. Without `members` the engine
+    has been here alone for an hour.
     """
     conf = cfg.ConfigOpts()
     conf.register_opts(list(plugin.options), "plugin")
@@ -107,6 +109,7 @@ def context(
         maps=maps or MemoryMaps(),
         now=now,
         members=lambda: here,
+        overrides=lambda: overrides or {},
     )
 
 
@@ -119,6 +122,10 @@ class SingletonContract:
     """How long `run` may take to end after it was cancelled; the engine abandons after 3 s."""
     settle_seconds: ClassVar[float] = 0.2
     """How long `run` is watched to see that it lasts."""
+
+    def test_what_may_be_set_for_one_host_cluster_is_an_option_that_takes_effect_at_once(self) -> None:
+        mutable = {option.dest for option in self.plugin.options if option.mutable}
+        assert set(self.plugin.per_cluster) <= mutable, "see Singleton.per_cluster"
 
     def test_states_the_contract_version_and_a_scope(self) -> None:
         assert issubclass(self.plugin, Singleton), f"{self.plugin} is no Singleton"

@@ -8,7 +8,7 @@ the host has been unusable, whoever leads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,14 +28,14 @@ def periods(host: Row, now: datetime, *, after_seconds: float) -> int:
     return int((now - host["status_since"]).total_seconds() // after_seconds)
 
 
-def due(hosts: Iterable[Row], now: datetime, *, after_seconds: float) -> list[Row]:
+def due(hosts: Iterable[Row], now: datetime, *, after_seconds: Callable[[Row], float]) -> list[Row]:
     """Hosts to try now: unusable for a period at least, and nobody wants anything else of them."""
     return [
         host
         for host in hosts
         if host["status"] in RECOVERABLE
         and host["asked_count"] <= host["heeded_count"]
-        and periods(host, now, after_seconds=after_seconds) >= 1
+        and periods(host, now, after_seconds=after_seconds(host)) >= 1
     ]
 
 
@@ -62,6 +62,8 @@ class AutoRecovery(Singleton):
         ),
     )
 
+    per_cluster = ("after_seconds",)
+
     async def run(self, leadership: Leadership) -> None:
         tried: dict[HostId, str] = {}
         async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
@@ -71,14 +73,19 @@ class AutoRecovery(Singleton):
                 LOG.warning("hosts are not tried again at this beat, the next one does: %s", error)
 
     async def _look(self, tried: dict[HostId, str], leadership: Leadership) -> None:
-        after, now = self.context.options["after_seconds"], self.context.now()
+        now = self.context.now()
         unusable = await self.context.ledger.reader.find("host", where={"status": RECOVERABLE})
         for host_id in tried.keys() - {host["id"] for host in unusable}:
             del tried[host_id]
-        for host in due(unusable, now, after_seconds=after):
-            key = f"{host['id']}/{host['status_since'].isoformat()}/{periods(host, now, after_seconds=after)}"
+        for host in due(unusable, now, after_seconds=self._after_seconds):
+            number = periods(host, now, after_seconds=self._after_seconds(host))
+            key = f"{host['id']}/{host['status_since'].isoformat()}/{number}"
             if tried.get(host["id"]) != key and await self._try(host, key, leadership):
                 tried[host["id"]] = key
+
+    def _after_seconds(self, host: Row) -> float:
+        seconds: float = self.context.options_of(host["cluster_id"])["after_seconds"]
+        return seconds
 
     async def _try(self, host: Row, key: str, leadership: Leadership) -> bool:
         leadership.check()

@@ -104,6 +104,8 @@ class Balancing(Singleton):
         ),
     )
 
+    per_cluster = ("at_once", "gap_percent", "low_percent", "high_percent", "rest_seconds")
+
     async def run(self, leadership: Leadership) -> None:
         term = _Term()
         async for _ in leadership.every(lambda: self.context.options["interval_seconds"]):
@@ -113,12 +115,12 @@ class Balancing(Singleton):
                 LOG.warning("hosts are not balanced at this beat, the next one tries again: %s", error)
 
     async def _look(self, term: _Term, leadership: Leadership) -> None:
-        options, reader = self.context.options, self.context.ledger.reader
-        limits = Limits(gap=options["gap_percent"], low=options["low_percent"], high=options["high_percent"])
+        reader = self.context.ledger.reader
         await self._learn(term)
         for cluster in await reader.find("host_cluster", where={"balancing": [EVEN, POWER_SAVING]}):
             if cluster["id"] in term.moving.values():
                 continue
+            options = self.context.options_of(cluster["id"])
             within = {"cluster_id": cluster["id"]}
             hosts = await reader.find("host", where=within, columns=HOST_COLUMNS)
             vms = await reader.find("vm", where=within, columns=_VM_COLUMNS)
@@ -128,14 +130,16 @@ class Balancing(Singleton):
                 cluster,
                 hosts,
                 vms,
-                limits=limits,
+                limits=Limits(
+                    gap=options["gap_percent"], low=options["low_percent"], high=options["high_percent"]
+                ),
                 at_most=options["at_once"],
                 fixed=frozenset(term.resting),
             )
             for move in moves:
                 command = await self._move(move, cluster, hosts, vms, leadership)
                 if command is None:
-                    term.resting[move.vm_id] = self._rested()
+                    term.resting[move.vm_id] = self._rested(cluster["id"])
                 else:
                     term.moving[command] = cluster["id"]
 
@@ -148,12 +152,12 @@ class Balancing(Singleton):
             outcome = await self.context.commands.outcome(command)
             if outcome is None:
                 continue
-            del term.moving[command]
+            cluster = term.moving.pop(command)
             if not outcome.succeeded:
-                term.resting[VmId(outcome.arguments["vm_id"])] = self._rested()
+                term.resting[VmId(outcome.arguments["vm_id"])] = self._rested(cluster)
 
-    def _rested(self) -> datetime:
-        return self.context.now() + timedelta(seconds=self.context.options["rest_seconds"])
+    def _rested(self, cluster: str) -> datetime:
+        return self.context.now() + timedelta(seconds=self.context.options_of(cluster)["rest_seconds"])
 
     async def _move(
         self, move: Move, cluster: Row, hosts: Sequence[Row], vms: Sequence[Row], leadership: Leadership

@@ -144,6 +144,16 @@ class HostTreatment(Singleton):
         ),
     )
 
+    per_cluster = (
+        "quiet_seconds",
+        "broken_percent",
+        "again_seconds",
+        "retry_seconds",
+        "reach_seconds",
+        "soft_fencing",
+        "soft_grace_seconds",
+    )
+
     async def run(self, leadership: Leadership) -> None:
         treatments: dict[HostId, Treatment] = {}
         told: dict[HostId, str] = {}
@@ -200,37 +210,37 @@ class HostTreatment(Singleton):
                 return True  # at once: it was the first of two ways
             if not outcome.succeeded:
                 await self._tell(host, f"its treatment failed: {outcome.error}", told, leadership)
-            pause = timedelta(seconds=self.context.options["retry_seconds"])
+            pause = timedelta(seconds=self._options(host)["retry_seconds"])
             treatment.next_at = self.context.now() + pause
         return treatment.next_at is None or self.context.now() >= treatment.next_at
 
-    def _softly(self, treatment: Treatment) -> bool:
+    def _options(self, host: Row) -> Mapping[str, Any]:
+        """As they are set for the hosts of its cluster."""
+        return self.context.options_of(host["cluster_id"])
+
+    def _softly(self, host: Row, treatment: Treatment) -> bool:
         """Whether what comes next is the soft way: once in an incident, and first."""
-        return treatment.number == 0 and bool(self.context.options["soft_fencing"])
+        return treatment.number == 0 and bool(self._options(host)["soft_fencing"])
 
     async def _refusals(
         self, hosts: Sequence[Row], treatments: Mapping[HostId, Treatment]
     ) -> dict[str, str | None]:
         """Why each is left alone by the rules; None for those that may be fenced."""
-        options, now = self.context.options, self.context.now()
-        reader = self.context.ledger.reader
-        new = too_new(self.context.members(), now, quiet_seconds=options["quiet_seconds"])
+        now, reader = self.context.now(), self.context.ledger.reader
         found: dict[str, str | None] = {}
         for host in hosts:
+            options = self._options(host)
             cluster = await reader.get("host_cluster", host["cluster_id"])
             peers = await reader.find("host", where={"cluster_id": host["cluster_id"]})
-            found[host["id"]] = (
-                against(
-                    host,
-                    cluster,
-                    peers,
-                    now=now,
-                    broken_percent=options["broken_percent"],
-                    again_seconds=options["again_seconds"],
-                    needs_power=not self._softly(treatments[HostId(host["id"])]),
-                )
-                or new
-            )
+            found[host["id"]] = against(
+                host,
+                cluster,
+                peers,
+                now=now,
+                broken_percent=options["broken_percent"],
+                again_seconds=options["again_seconds"],
+                needs_power=not self._softly(host, treatments[HostId(host["id"])]),
+            ) or too_new(self.context.members(), now, quiet_seconds=options["quiet_seconds"])
         return found
 
     async def _doubts(self, hosts: Sequence[Row]) -> list[str | None]:
@@ -241,7 +251,7 @@ class HostTreatment(Singleton):
 
     async def _doubt(self, host: Row) -> str | None:
         members = sorted(self.context.members())
-        seconds = self.context.options["reach_seconds"]
+        seconds = self._options(host)["reach_seconds"]
         asked = {"host_id": host["id"], "seconds": seconds}
         answers: list[Answer] = []
         try:
@@ -260,9 +270,9 @@ class HostTreatment(Singleton):
     ) -> str | None:
         """Have it treated; or why it is not."""
         treatment = treatments[HostId(host["id"])]
-        command = SOFT if self._softly(treatment) else "treat_host"
+        command = SOFT if self._softly(host, treatment) else "treat_host"
         names = {"grace_seconds": "soft_grace_seconds"} if command == SOFT else _RULES
-        asked = {argument: self.context.options[option] for argument, option in names.items()}
+        asked = {argument: self._options(host)[option] for argument, option in names.items()}
         leadership.check()
         try:
             treatment.command = await self.context.commands.submit(
