@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import sys
+import time
 from typing import Any
 
 from oslo_config import cfg
@@ -30,8 +31,10 @@ __all__ = [
     "keepalive",
     "on_exit",
     "on_starting",
+    "post_fork",
     "post_worker_init",
     "preload_app",
+    "timeout",
     "when_ready",
     "worker_class",
     "worker_exit",
@@ -40,6 +43,8 @@ __all__ = [
 
 _CLOSING_SECONDS = 3
 """What a worker needs besides: it may still be starting, and it closes its session last."""
+_STARTING_SECONDS = 60
+"""How long a worker may take until it serves, on a machine with much to do."""
 
 
 def _settings() -> ApiSettings:
@@ -61,6 +66,9 @@ worker_class = "engine.api.worker.EngineWorker"
 preload_app = False  # sessions and connections do not survive a fork
 control_socket_disable = True  # it would let whoever reaches the socket steer the server
 graceful_timeout = _API.graceful_seconds + _CLOSING_SECONDS
+# A worker that stands still is killed after so many seconds: it may be in the middle of a write, and on SQLite
+# nobody else writes meanwhile. As long as a ZooKeeper session: its own is over by then.
+timeout = 10
 keepalive = 75
 accesslog = None
 errorlog = "-"
@@ -89,6 +97,12 @@ def when_ready(server: Any) -> None:
             listener.close()
         on_exit(server)
         sys.exit(1)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A worker that starts does not move yet, and is not to be killed for that. Called in the worker."""
+    ahead = time.monotonic() + _STARTING_SECONDS
+    os.utime(worker.tmp.fileno(), (ahead, ahead))  # as its first sign of life will be
 
 
 def post_worker_init(worker: Any) -> None:

@@ -72,14 +72,17 @@ class Writers:
         return self._path.with_name(f"{self._path.name}-session-{session & 0xFFFF_FFFF_FFFF_FFFF:x}")
 
     def _has_lock(self, pid: int, started: int) -> bool:
-        if start_time(pid) != started:
-            return False
-        try:
-            inode = self._path.with_name(f"{self._path.name}-shm").stat().st_ino
-            locks = _LOCKS.read_text()
-        except OSError:
-            return False
-        return any(_is_write_lock(line, pid, inode) for line in locks.splitlines())
+        return start_time(pid) == started and has_write_lock(self._path, pid)
+
+
+def has_write_lock(path: Path, pid: int) -> bool:
+    """Whether this process is in the middle of a writing transaction of this database file."""
+    try:
+        inode = path.with_name(f"{path.name}-shm").stat().st_ino
+        locks = _LOCKS.read_text()
+    except OSError:
+        return False
+    return any(_is_write_lock(line, pid, inode) for line in locks.splitlines())
 
 
 def _is_write_lock(line: str, pid: int, inode: int) -> bool:
