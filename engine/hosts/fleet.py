@@ -40,7 +40,7 @@ _FLUSH_SECONDS = 2.0
 
 
 class FleetStore(RowStore, ReportStore, Protocol):
-    """The rows behind a fleet; `HostStore` is it."""
+    """The rows behind a fleet; `OwnedHostStore` is it."""
 
 
 class HostFleet:

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Protocol
 
 from engine.errors import Fenced, Unavailable
-from engine.hosts.inventory.store import SettledHost
+from engine.hosts.owned.vms.store import SettledHost
 from engine.hosts.vm_status import VmState, missing, seen, silent
 from engine.plugin import EngineId, HostId, ShardId, VmId, VmReport
 
@@ -69,7 +69,7 @@ class Heard:
 
 
 class VmStore(Protocol):
-    """The rows of VMs; `InventoryStore` is it."""
+    """The rows of VMs; `OwnedVmStore` is it."""
 
     async def settle(self, hosts: Sequence[SettledHost], *, engine: EngineId) -> Collection[VmId]: ...
 

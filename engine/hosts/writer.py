@@ -28,7 +28,7 @@ _RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 class ReportStore(Protocol):
-    """Where reports go; `HostStore` is it."""
+    """Where reports go; `OwnedHostStore` is it."""
 
     async def record(self, reports: Sequence[HostReport], *, engine: EngineId) -> tuple[HostReport, ...]: ...
 

@@ -23,9 +23,9 @@ from engine.db.groupcommit import GroupCommit
 from engine.execution.server import Post
 from engine.hosts import options as host_options
 from engine.hosts.fleet import HostFleet
-from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
-from engine.hosts.store import HostStore
+from engine.hosts.owned.store import OwnedHostStore
+from engine.hosts.owned.vms.store import OwnedVmStore
 from engine.locks.lock import Locks
 from engine.plugin import ClusterId, Partitioner
 from engine.scheduler.loop import Scheduler
@@ -93,8 +93,8 @@ def fleet_of(parts: Parts, fencing: Fencing, reactions: Reactions) -> HostFleet:
     return HostFleet(
         engine=parts.name,
         drivers=parts.drivers,
-        store=HostStore(parts.database),
-        vms=InventoryStore(parts.database),
+        store=OwnedHostStore(parts.database),
+        vms=OwnedVmStore(parts.database),
         settings=settings,
         clusters=of_clusters,
         on_fenced=fencing.learn,

@@ -34,6 +34,7 @@ from engine.db.tables import host, shard
 from engine.hosts.fleet import HostFleet
 from engine.hosts.measures import Distribution, FleetCounters
 from engine.hosts.options import MonitorSettings
+from engine.hosts.owned.store import OwnedHostStore
 from engine.hosts.store import HostStore
 from engine.plugin import EngineId, ShardId
 from engine.processes import leashed
@@ -86,7 +87,7 @@ async def watch(url: str, hosts: int, seconds: float, period_seconds: float) -> 
     found: dict[str, float] = {}
     settings = MonitorSettings(tick_seconds=min(3.0, period_seconds / 5), statistics_seconds=period_seconds)
     async with Database(url) as database:
-        store = HostStore(database)
+        store = OwnedHostStore(database)
         await store.for_shards([ShardId(0)])  # the pool's connections are not the hosts' memory
         driver = VdsmDriver({})
         async with HostFleet(
@@ -112,7 +113,7 @@ async def watch(url: str, hosts: int, seconds: float, period_seconds: float) -> 
             found["failures"] = fleet.counters.failures + fleet.counters.refusals + fleet.counters.faults
             await asyncio.sleep(settings.flush_seconds * 4)
             found["rows_waiting"] = fleet.waiting_reports
-        found["rows_up"] = (await store.count_by_status()).get("up", 0)  # type: ignore[call-overload]
+        found["rows_up"] = (await HostStore(database).count_by_status()).get("up", 0)  # type: ignore[call-overload]
     return found
 
 

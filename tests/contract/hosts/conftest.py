@@ -11,6 +11,7 @@ import pytest
 
 from engine.db.database import Database
 from engine.db.tables import shard
+from engine.hosts.owned.store import OwnedHostStore
 from engine.hosts.store import HostStore
 
 SHARDS = 8
@@ -30,3 +31,8 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def store(database: Database) -> HostStore:
     return HostStore(database, drivers=("vdsm",))
+
+
+@pytest.fixture
+def owned(database: Database) -> OwnedHostStore:
+    return OwnedHostStore(database)

@@ -16,6 +16,7 @@ from engine.db.database import Database
 from engine.db.tables import shard
 from engine.hosts.fleet import HostFleet
 from engine.hosts.options import MonitorSettings
+from engine.hosts.owned.store import OwnedHostStore
 from engine.hosts.records import Host
 from engine.hosts.status import HostStatus, Timings
 from engine.hosts.store import HostStore
@@ -78,7 +79,10 @@ class Site3:
         authority = HandheldAuthority()
         claims = [Claim(number, authority, epoch) for number in ALL]
         async with HostFleet(
-            engine=EngineId(name), drivers={"vdsm": driver}, store=self.store, settings=FAST
+            engine=EngineId(name),
+            drivers={"vdsm": driver},
+            store=OwnedHostStore(self.database),
+            settings=FAST,
         ) as fleet:
             await fleet.adopt(claims)
             yield fleet, claims

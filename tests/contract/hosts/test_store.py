@@ -11,6 +11,7 @@ from engine.db import events
 from engine.db.database import Database
 from engine.db.tables import host, shard
 from engine.errors import Conflict, InvalidInput, NotFound
+from engine.hosts.owned.store import OwnedHostStore
 from engine.hosts.records import Host, HostReport, StatusChange
 from engine.hosts.status import HostStatus
 from engine.hosts.store import HostStore
@@ -138,9 +139,11 @@ async def test_pages_show_every_host_once_in_order(store: HostStore) -> None:
     assert (await store.page(limit=7)).next_marker is None
 
 
-async def test_pages_are_filtered_by_status_and_by_a_name_pattern(store: HostStore) -> None:
+async def test_pages_are_filtered_by_status_and_by_a_name_pattern(
+    store: HostStore, owned: OwnedHostStore
+) -> None:
     first, *_others = [await add(store, name, port) for port, name in enumerate(("a_1", "ax1", "b_1"), 1)]
-    await store.record([report(first)], engine=ME)
+    await owned.record([report(first)], engine=ME)
     assert [found.name for found in (await store.page(statuses=[HostStatus.UP])).hosts] == ["a_1"]
     assert [found.name for found in (await store.page(name="A_*")).hosts] == ["a_1"]
     assert [found.name for found in (await store.page(name="?_1")).hosts] == ["a_1", "b_1"]
@@ -152,39 +155,43 @@ async def test_pages_are_filtered_by_status_and_by_a_name_pattern(store: HostSto
         assert refused.value.fields.keys() == wrong.keys()
 
 
-async def test_a_report_changes_the_row_and_tells_of_the_change(store: HostStore, database: Database) -> None:
+async def test_a_report_changes_the_row_and_tells_of_the_change(
+    store: HostStore, owned: OwnedHostStore, database: Database
+) -> None:
     added = await add(store, "a")
-    assert not await store.told(report(added))
-    assert await store.record([report(added)], engine=ME) == ()
-    assert await store.told(report(added))
+    assert not await owned.told(report(added))
+    assert await owned.record([report(added)], engine=ME) == ()
+    assert await owned.told(report(added))
     row = await store.get(added.id)
     assert (row.status, row.status_reason, row.status_since) == (HostStatus.UP, "because", AT)
     assert (row.capabilities, row.statistics, row.reported_at) == ({"cpu_cores": 4}, {"vm_count": 7}, AT)
     (event,) = await told(database, "host_status")
     assert (event.message, event.engine, event.at) == ("host a is up: because", ME, AT)
     assert event.data == {"from": "unassigned", "to": "up", "reason": "because"}
-    (watched,) = await store.for_shards([added.shard])
+    (watched,) = await owned.for_shards([added.shard])
     assert (watched.status, watched.vm_count, watched.reported_at) == (HostStatus.UP, 7, AT)
-    assert await store.for_shards([ShardId((added.shard + 1) % SHARDS)]) == []
+    assert await owned.for_shards([ShardId((added.shard + 1) % SHARDS)]) == []
 
 
-async def test_placements_are_those_of_the_watched_rows(store: HostStore) -> None:
+async def test_placements_are_those_of_the_watched_rows(store: HostStore, owned: OwnedHostStore) -> None:
     for port in range(1, 6):
         await add(store, f"h{port}", port)
     everywhere = [ShardId(number) for number in range(SHARDS)]
-    watched = [row.placement for row in await store.for_shards(everywhere)]
+    watched = [row.placement for row in await owned.for_shards(everywhere)]
     assert len(watched) == 5
-    assert sorted(await store.placements(everywhere)) == sorted(watched)
+    assert sorted(await owned.placements(everywhere)) == sorted(watched)
     here = [placement for placement in watched if placement.shard == watched[0].shard]
-    assert sorted(await store.placements([watched[0].shard])) == sorted(here)
+    assert sorted(await owned.placements([watched[0].shard])) == sorted(here)
 
 
-async def test_what_a_report_does_not_mention_stays(store: HostStore, database: Database) -> None:
+async def test_what_a_report_does_not_mention_stays(
+    store: HostStore, owned: OwnedHostStore, database: Database
+) -> None:
     added = await add(store, "a")
-    await store.record([report(added)], engine=ME)
+    await owned.record([report(added)], engine=ME)
     later = AT + timedelta(seconds=15)
     fresh = replace(report(added), changes=(), capabilities=None, statistics=None, reported_at=later)
-    await store.record([fresh], engine=ME)
+    await owned.record([fresh], engine=ME)
     row = await store.get(added.id)
     assert (row.status, row.capabilities, row.statistics) == (
         HostStatus.UP,
@@ -203,14 +210,14 @@ async def test_absent_facts_are_null_for_the_database_too(store: HostStore, data
 
 
 async def test_only_the_rows_of_stale_shards_are_dropped_and_they_are_named(
-    store: HostStore, database: Database
+    store: HostStore, owned: OwnedHostStore, database: Database
 ) -> None:
     hosts = [await add(store, f"h{port}", port) for port in range(1, 30)]
     taken, kept = hosts[0].shard, {added.shard for added in hosts} - {hosts[0].shard}
     assert kept
     async with database.writing() as connection:
         await connection.execute(shard.update().where(shard.c.shard == taken).values(epoch=EPOCH + 1))
-    dropped = await store.record([report(added) for added in hosts], engine=ME)
+    dropped = await owned.record([report(added) for added in hosts], engine=ME)
     assert {one.shard for one in dropped} == {taken}
     for added in hosts:
         expected = HostStatus.UNASSIGNED if added.shard == taken else HostStatus.UP
@@ -221,11 +228,11 @@ async def test_only_the_rows_of_stale_shards_are_dropped_and_they_are_named(
 
 
 async def test_a_report_from_an_earlier_epoch_of_ours_is_dropped_beside_one_of_now(
-    store: HostStore, database: Database
+    store: HostStore, owned: OwnedHostStore, database: Database
 ) -> None:
     one = await add(store, "a", 1)
     old, new = report(one, HostStatus.CONNECTING, EPOCH - 1), report(one, HostStatus.UP)
-    assert await store.record([old, new], engine=ME) == (old,)
+    assert await owned.record([old, new], engine=ME) == (old,)
     assert (await store.get(one.id)).status is HostStatus.UP
-    assert await store.record([old], engine=ME) == (old,)
-    assert await store.record([], engine=ME) == ()
+    assert await owned.record([old], engine=ME) == (old,)
+    assert await owned.record([], engine=ME) == ()

@@ -26,6 +26,8 @@ from engine.hosts.fleet import HostFleet
 from engine.hosts.inventory.records import Vm
 from engine.hosts.inventory.store import InventoryStore
 from engine.hosts.options import MonitorSettings
+from engine.hosts.owned.store import OwnedHostStore
+from engine.hosts.owned.vms.store import OwnedVmStore
 from engine.hosts.records import Host
 from engine.hosts.status import Timings
 from engine.hosts.store import HostStore
@@ -146,8 +148,8 @@ class VmSite:
         async with HostFleet(
             engine=EngineId(name),
             drivers={"vdsm": driver},
-            store=self.hosts,
-            vms=self.inventory,
+            store=OwnedHostStore(self.database),
+            vms=OwnedVmStore(self.database),
             settings=FAST,
             on_ended=reactions.ended,
         ) as fleet:

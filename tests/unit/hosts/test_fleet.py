@@ -12,9 +12,9 @@ import pytest
 from engine.errors import NotFound
 from engine.hosts.fleet import FleetStore, HostFleet
 from engine.hosts.options import MonitorSettings
+from engine.hosts.owned.store import OwnedHostStore
 from engine.hosts.records import Placement, WatchedHost
 from engine.hosts.status import HostStatus, Timings
-from engine.hosts.store import HostStore
 from engine.plugin import ClusterId, HostId, ShardId
 from tests.unit.hosts.scripted import ME, Claim, MemoryStore, ScriptedDriver, eventually, row
 
@@ -50,8 +50,8 @@ def claims(*shards: int, epoch: int = 1) -> list[Claim]:
 
 
 def test_the_real_store_is_one_for_a_fleet() -> None:
-    store: type[FleetStore] = HostStore
-    assert store is HostStore
+    store: type[FleetStore] = OwnedHostStore
+    assert store is OwnedHostStore
 
 
 async def test_the_hosts_of_adopted_shards_come_up_and_no_others() -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.errors import Fenced, Unavailable
-from engine.hosts.inventory.store import SettledHost
+from engine.hosts.owned.vms.store import SettledHost
 from engine.hosts.settling import Heard, VmSettler
 from engine.plugin import EngineId, HostId, ShardId, VmId
 from engine.scope import Scope
