@@ -2,21 +2,23 @@
 
 One in the cluster. The queue is the database: a VM that is wanted up and is down stands in it, with the
 number of its tries and when the next one is due, so whoever leads next goes on where the last one was.
-Invariant: each try is one command, whoever asks for it and however often (its key); where a VM is
-locked, somebody sees to it, and that is no try.
+Invariants: each try is one command, whoever asks for it and however often (its key); where a VM is
+locked, somebody sees to it, and that is no try; none is made for which there is no room, and room goes
+by priority (`room.py`), also to those that wait for their next try.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from oslo_config import cfg
 
-from engine.plugin import Conflict, Leadership, NotFound, Singleton, Unavailable
+from engine.plugin import Conflict, Leadership, NotFound, PluginContext, Singleton, Unavailable
+from plugins.singletons.room import allot, sites_of
 
 LOG = logging.getLogger(__name__)
 
@@ -49,10 +51,13 @@ def failed(vm: Row) -> bool:
     return bool(wanted and vm["status"] == "down" and vm["exit_code"] != 0)
 
 
-def due(
-    vms: Iterable[Row], now: datetime, *, pace: Pace, fresh: Mapping[str, datetime], limit: int
-) -> list[Row]:
-    """What to run again now: by priority, and among equals those first that have waited longest.
+def in_order(vms: Iterable[Row]) -> list[Row]:
+    """By priority, and among equals those first that have waited longest."""
+    return sorted(vms, key=lambda vm: (-vm["priority"], vm["status_since"], vm["id"]))
+
+
+def due(vms: Iterable[Row], now: datetime, *, pace: Pace, fresh: Mapping[str, datetime]) -> list[Row]:
+    """What to run again now, in order.
 
     `fresh`: when a host of a cluster came up last; VMs of it that wait long need not wait longer.
     """
@@ -64,8 +69,7 @@ def due(
         up_since, tried_at = fresh.get(vm["cluster_id"]), at - pace.after(vm["restart_tries"])
         return pace.is_slow(vm["restart_tries"]) and up_since is not None and up_since > tried_at
 
-    waiting = [vm for vm in vms if failed(vm) and is_due(vm)]
-    return sorted(waiting, key=lambda vm: (-vm["priority"], vm["status_since"], vm["id"]))[:limit]
+    return in_order(vm for vm in vms if failed(vm) and is_due(vm))
 
 
 def settled(vms: Iterable[Row], now: datetime, *, settled_seconds: float) -> list[Row]:
@@ -143,7 +147,13 @@ class HaRestart(Singleton):
             slow_seconds=options["slow_seconds"],
         )
 
+    def __init__(self, context: PluginContext) -> None:
+        super().__init__(context)
+        self._told: set[str] = set()
+        """The keys of tries that wait for room, of which that was told."""
+
     async def run(self, leadership: Leadership) -> None:
+        self._told.clear()
         async for beat in leadership.every(lambda: self.context.options["interval_seconds"]):
             try:
                 await self._look(leadership)
@@ -160,9 +170,33 @@ class HaRestart(Singleton):
             for host in await reader.find("host", where={"status": "up"}):
                 since = host["status_since"]
                 fresh[host["cluster_id"]] = max(since, fresh.get(host["cluster_id"], since))
-        limit = self.context.options["at_once"]
-        for vm in due(down, self.context.now(), pace=pace, fresh=fresh, limit=limit):
+        wanted = due(down, self.context.now(), pace=pace, fresh=fresh)
+        if not wanted:
+            return
+        without = await self._without_room(down, wanted)
+        for vm in [vm for vm in wanted if vm["id"] not in without][: self.context.options["at_once"]]:
             await self._try(vm, leadership)
+        await self._tell([vm for vm in wanted if vm["id"] in without], without, leadership)
+
+    async def _without_room(self, down: Iterable[Row], wanted: Sequence[Row]) -> Mapping[str, str]:
+        """For whom of `wanted` there is no room, and why. Room is kept also for those that are between two
+        quick tries; after many that failed, not even those of high priority keep others waiting."""
+        now = {vm["id"] for vm in wanted}
+        keep = [vm for vm in down if failed(vm) and not self._pace.is_slow(vm["restart_tries"])]
+        asking = in_order([*wanted, *(vm for vm in keep if vm["id"] not in now)])
+        sites = await sites_of(self.context.ledger.reader, sorted({vm["cluster_id"] for vm in asking}))
+        return allot(asking, sites)
+
+    async def _tell(self, waiting: Sequence[Row], without: Mapping[str, str], leadership: Leadership) -> None:
+        """Say once of each try that waits for room, why."""
+        untold = [vm for vm in waiting if try_key(vm) not in self._told]
+        self._told = {try_key(vm) for vm in waiting}
+        if not untold:
+            return
+        async with self.context.ledger.writing(leadership) as rows:
+            for vm in untold:
+                message = f"VM {vm['name']} waits to be run again: {without[vm['id']]}"
+                await rows.event("vm_restart_waits", message, data={"vm_id": vm["id"]})
 
     async def _try(self, vm: Row, leadership: Leadership) -> None:
         leadership.check()

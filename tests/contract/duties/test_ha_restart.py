@@ -76,7 +76,7 @@ async def test_a_vm_that_somebody_stopped_or_whose_guest_ended_stays_down(site: 
         assert len(site.running(crashed)) == 1
 
 
-async def test_a_vm_that_no_host_takes_is_tried_again_until_one_does(site: VmSite) -> None:
+async def test_a_vm_that_no_host_has_room_for_waits_and_runs_as_soon_as_one_has(site: VmSite) -> None:
     async with site.engine():
         await site.up()
         await site.give_power(1)
@@ -86,12 +86,11 @@ async def test_a_vm_that_no_host_takes_is_tried_again_until_one_does(site: VmSit
         await site.becomes(vm, "unknown")
         async with leading(ha_restart(site)):
             await site.do("fence_host", host_id=site.rows[1].id, power="off")
-
-            async def tried_twice() -> bool:
-                return (await site.inventory.vm(vm.id)).restart_tries >= 2
-
-            await until(tried_twice)
-            assert (await site.inventory.vm(vm.id)).wanted == "up"
+            await until(lambda: _waits(site))
+            waits = await site.inventory.vm(vm.id)
+            assert (waits.wanted, waits.restart_tries) == ("up", 0)
+            (event,) = await told(site, "vm_restart_waits")
+            assert event.message.startswith("VM vm-1 waits to be run again: no host can take it: host-1 is ")
             await site.do("fence_host", host_id=site.rows[1].id, power="on")
             await site.becomes(vm, "up")
 
@@ -112,11 +111,7 @@ async def test_somebody_stops_a_vm_that_waits_for_its_next_try(site: VmSite) -> 
         await site.becomes(vm, "unknown")
         async with leading(ha_restart(site, retry_seconds=600.0)):
             await site.do("fence_host", host_id=site.rows[1].id, power="off")
-
-            async def tried() -> bool:
-                return (await site.inventory.vm(vm.id)).restart_tries == 1
-
-            await until(tried)
+            await until(lambda: _waits(site))
             await until(lambda: _free(site))
             history = await site.do("stop_vm", vm_id=vm.id)
             assert history.command.state is CommandState.SUCCEEDED, history.command.error
@@ -142,6 +137,10 @@ async def test_the_next_leader_goes_on_where_the_last_one_was(site: VmSite) -> N
             await site.becomes(vm, "up")
         assert len(await told(site, "vm_restart")) == 1
         assert len(site.running(vm)) == 1
+
+
+async def _waits(site: VmSite) -> bool:
+    return bool(await told(site, "vm_restart_waits"))
 
 
 async def _free(site: VmSite) -> bool:

@@ -33,8 +33,38 @@ def vm(name: str, **columns: Any) -> dict[str, Any]:
         "priority": 50,
         "restart_tries": 0,
         "restart_at": None,
+        "memory_bytes": 2**30,
+        "cpus": 1,
+        "host_id": None,
+        "destination_id": None,
+        "pinned_host_id": None,
+        "affinity_group": None,
+        "affinity": None,
         **columns,
     }
+
+
+def host(name: str, gib: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name,
+        "cluster_id": "c",
+        "status": "up",
+        "status_since": NOW,
+        "capabilities": {"memory_bytes": gib * 2**30, "cpu_cores": 8},
+        "asked": None,
+        "asked_count": 0,
+        "heeded_count": 0,
+    }
+
+
+def ledger_of(*gib: int) -> MemoryLedger:
+    """A cluster whose hosts have so much memory."""
+    ledger = MemoryLedger()
+    ledger.put("host_cluster", id="c", policy="spread", memory_percent=100, cpu_percent=100)
+    for number, each in enumerate(gib):
+        ledger.put("host", **host(f"host-{number}", each))
+    return ledger
 
 
 class TestHaRestart(SingletonContract):
@@ -66,7 +96,7 @@ def test_the_highest_priority_comes_first_and_then_who_waits_longest() -> None:
         vm("high", priority=99, status_since=NOW),
         vm("resting", restart_tries=1, restart_at=NOW + timedelta(seconds=1)),
     ]
-    found = due(vms, NOW, pace=PACE, fresh={}, limit=3)
+    found = due(vms, NOW, pace=PACE, fresh={})[:3]
     assert [row["id"] for row in found] == ["high", "early", "late"]
 
 
@@ -81,9 +111,9 @@ def test_a_host_that_came_up_ends_a_long_pause_and_no_short_one() -> None:
     slow = vm("slow", restart_tries=10, restart_at=NOW + timedelta(seconds=900))
     quick = vm("quick", restart_tries=3, restart_at=NOW + timedelta(seconds=20))
     up = {"c": NOW - timedelta(seconds=1)}
-    assert [row["id"] for row in due([slow, quick], NOW, pace=PACE, fresh=up, limit=9)] == ["slow"]
+    assert [row["id"] for row in due([slow, quick], NOW, pace=PACE, fresh=up)] == ["slow"]
     before = {"c": NOW - timedelta(seconds=901)}  # that host was there at the last try
-    assert due([slow, quick], NOW, pace=PACE, fresh=before, limit=9) == []
+    assert due([slow, quick], NOW, pace=PACE, fresh=before) == []
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +132,7 @@ async def restarting(
 
 
 async def test_each_failed_vm_is_run_once_and_then_waits_for_its_next_try() -> None:
-    ledger, desk = MemoryLedger(), MemoryDesk()
+    ledger, desk = ledger_of(64), MemoryDesk()
     ledger.put("vm", **vm("a"))
     ledger.put("vm", **vm("stopped", wanted="down"))
     async with restarting(ledger, desk):
@@ -115,7 +145,7 @@ async def test_each_failed_vm_is_run_once_and_then_waits_for_its_next_try() -> N
 
 
 async def test_a_locked_vm_costs_no_try_and_is_asked_for_again() -> None:
-    ledger, desk = MemoryLedger(), MemoryDesk()
+    ledger, desk = ledger_of(64), MemoryDesk()
     ledger.put("vm", **vm("a"))
     desk.refusals["a"] = Conflict("vm:a is locked by somebody")
     async with restarting(ledger, desk):
@@ -127,7 +157,7 @@ async def test_a_locked_vm_costs_no_try_and_is_asked_for_again() -> None:
 
 
 async def test_the_next_leader_finds_the_try_of_one_that_died_before_it_was_counted() -> None:
-    ledger, desk = MemoryLedger(), MemoryDesk()
+    ledger, desk = ledger_of(64), MemoryDesk()
     ledger.put("vm", **vm("a"))
     await desk.submit("run_vm", {"vm_id": "a"}, key=try_key(ledger.tables["vm"]["a"]))
     async with restarting(ledger, desk):
@@ -136,7 +166,7 @@ async def test_the_next_leader_finds_the_try_of_one_that_died_before_it_was_coun
 
 
 async def test_a_former_leader_counts_nothing() -> None:
-    ledger, desk = MemoryLedger(), MemoryDesk()
+    ledger, desk = ledger_of(64), MemoryDesk()
     async with ledger.writing(leadership(token=2)):
         pass
     ledger.put("vm", **vm("a"))
@@ -148,8 +178,48 @@ async def test_a_former_leader_counts_nothing() -> None:
 
 
 async def test_the_tries_of_a_vm_that_stays_up_are_forgotten() -> None:
-    ledger, desk = MemoryLedger(), MemoryDesk()
+    ledger, desk = ledger_of(64), MemoryDesk()
     ledger.put("vm", **vm("old", status="up", restart_tries=3))
     async with restarting(ledger, desk, settled_seconds=30):
         await until(lambda: ledger.tables["vm"]["old"]["restart_tries"] == 0)
     assert desk.asked == []
+
+
+async def test_room_goes_by_priority_and_who_gets_none_waits_with_a_reason_and_costs_no_try() -> None:
+    ledger, desk = ledger_of(8), MemoryDesk()
+    ledger.put("vm", **vm("big", priority=1, memory_bytes=6 * 2**30, status_since=NOW - timedelta(days=1)))
+    ledger.put("vm", **vm("vital", priority=90, memory_bytes=4 * 2**30))
+    ledger.put("vm", **vm("small", priority=0, memory_bytes=2 * 2**30))
+    async with restarting(ledger, desk):
+        await until(lambda: any(kind == "vm_restart_waits" for kind, _, _ in ledger.events))
+        assert [arguments["vm_id"] for _, arguments in desk.asked] == ["vital", "small"]
+        ((_, why, _),) = [event for event in ledger.events if event[0] == "vm_restart_waits"]
+        assert why == "VM big waits to be run again: no host can take it: host-0 has 4096 MiB free, not 6144"
+        assert ledger.tables["vm"]["big"]["restart_tries"] == 0
+        ledger.put("host", **host("host-1", 8))
+        await until(lambda: len(desk.asked) == 3)
+        assert ledger.tables["vm"]["big"]["restart_tries"] == 1
+    assert len([event for event in ledger.events if event[0] == "vm_restart_waits"]) == 1
+
+
+@pytest.mark.parametrize(("tries", "taken"), [(1, False), (PACE.quick_tries, True)])
+async def test_room_is_kept_for_whoever_is_between_two_quick_tries_and_not_for_one_that_is_slow(
+    tries: int, taken: bool
+) -> None:
+    ledger, desk = ledger_of(8), MemoryDesk()
+    waits = {"restart_tries": tries, "restart_at": NOW + timedelta(days=3650)}
+    ledger.put("vm", **vm("vital", priority=90, memory_bytes=4 * 2**30, **waits))
+    ledger.put("vm", **vm("big", priority=1, memory_bytes=6 * 2**30))
+    async with restarting(ledger, desk):
+        await until(lambda: ledger.events)
+    assert bool(desk.asked) is taken
+
+
+async def test_what_is_on_its_way_to_a_host_has_its_room_there_once() -> None:
+    ledger, desk = ledger_of(8), MemoryDesk()
+    waits = {"restart_tries": 1, "restart_at": NOW + timedelta(days=3650)}
+    ledger.put("vm", **vm("vital", priority=90, memory_bytes=4 * 2**30, destination_id="host-0", **waits))
+    ledger.put("vm", **vm("other", priority=1, memory_bytes=4 * 2**30))
+    async with restarting(ledger, desk):
+        await until(lambda: desk.asked)
+    assert desk.asked == [("run_vm", {"vm_id": "other"})]
