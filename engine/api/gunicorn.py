@@ -66,8 +66,8 @@ worker_class = "engine.api.worker.EngineWorker"
 preload_app = False  # sessions and connections do not survive a fork
 control_socket_disable = True  # it would let whoever reaches the socket steer the server
 graceful_timeout = _API.graceful_seconds + _CLOSING_SECONDS
-# A worker that stands still is killed after so many seconds: it may be in the middle of a write, and on SQLite
-# nobody else writes meanwhile. As long as a ZooKeeper session: its own is over by then.
+# A worker that stands still is killed after so many seconds: it may be in the middle of a write, and on
+# SQLite nobody else writes meanwhile. As long as a ZooKeeper session: its own is over by then.
 timeout = 10
 keepalive = 75
 accesslog = None
