@@ -162,7 +162,8 @@ async def test_what_needs_a_restart_is_named_and_told_as_pending(engine: Engine,
 
 def test_what_may_be_set_for_the_hosts_of_one_cluster_takes_effect_at_once_and_is_documented() -> None:
     overridable = [each for each in KNOWN if each.per_cluster]
-    assert {"hosts", "singleton_host_treatment", "singleton_balancing"} <= {each.group for each in overridable}
+    groups = {each.group for each in overridable}
+    assert {"hosts", "singleton_host_treatment", "singleton_balancing"} <= groups
     assert not [each.name for each in overridable if not each.mutable or each.local]
     docs = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
     assert not [each.name for each in overridable if f"`{each.option.dest}`" not in docs]
