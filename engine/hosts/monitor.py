@@ -17,9 +17,9 @@ from typing import Any
 
 from engine.errors import AuthorityLost, EngineError, HostRefused, HostUnreachable
 from engine.hosts.context import MonitorContext, ShardClaim
-from engine.hosts.pacing import Grid
+from engine.hosts.pacing import Grid, next_due
 from engine.hosts.records import (
-    HostReport,
+    REASON_LENGTH,
     ImplausibleAnswer,
     StatusChange,
     WatchedHost,
@@ -46,7 +46,7 @@ from engine.hosts.status import (
     TimePassed,
     transition,
 )
-from engine.hosts.vms import VmTable
+from engine.hosts.vms import VmTable, report_of
 from engine.plugin import (
     HostConnection,
     HostDriver,
@@ -60,9 +60,7 @@ _log = logging.getLogger(__name__)
 
 RECOVERING_CODE = 99
 BUSY_CODE = 1100
-_BUSY_SECONDS_MAX = 60.0
 _CLOSE_SECONDS = 5.0
-_REASON_LENGTH = 500
 
 
 class HostMonitor:
@@ -189,7 +187,18 @@ class HostMonitor:
             await self.close()
         finished = self._context.clock()
         self._context.counters.poll_seconds.observe(finished - started)
-        self.due_at = self._next_due(finished)
+        if self.ended or self.state.status not in MONITORED:
+            self.due_at = math.inf
+        else:
+            self.due_at = next_due(
+                self.state,
+                self.slot,
+                after=finished,
+                grid=self._context.grid,
+                settings=self._context.settings,
+                busy=self._busy,
+                urgent=self._urgent,
+            )
 
     def cut_short(self) -> None:
         """The round in progress takes longer than any driver should: it has failed."""
@@ -213,7 +222,7 @@ class HostMonitor:
             status = event.params.get("status")
             vm_id = VmId(event.subject)
             if isinstance(status, str) and self.vms.said(vm_id, status, stamped=event.notify_seconds, at=at):
-                self._context.vms_heard(self._heard(said={vm_id: (_vm_report(event), self._context.now())}))
+                self._context.vms_heard(self._heard(said={vm_id: (report_of(event), self._context.now())}))
         elif event.kind == "network":
             # Not at once: a host that says so all the time gets one round a tick.
             self._capabilities_due = self._urgent = True
@@ -231,15 +240,7 @@ class HostMonitor:
                 self._observe(asked(at))
         except IllegalMove as refusal:
             _log.info("%s: %s", self._called, refusal)
-        self._context.report(
-            HostReport(
-                host_id=host.id,
-                name=host.name,
-                shard=host.shard,
-                epoch=self.claim.epoch,
-                heeded_count=host.asked_count,
-            )
-        )
+        self._context.report(host.report(self.claim.epoch, heeded_count=host.asked_count))
         # A round also where the host is not to be asked any more: its connection has to be closed.
         self.due_at = at if self.state.status in MONITORED or self.connection is not None else math.inf
 
@@ -390,15 +391,8 @@ class HostMonitor:
         self._context.counters.transitions += 1
         why = f": {self.state.reason}" if self.state.reason else ""
         _log.info("%s: %s -> %s%s", self._called, before, after, why)
-        self._context.report(
-            HostReport(
-                host_id=self.host.id,
-                name=self.host.name,
-                shard=self.host.shard,
-                epoch=self.claim.epoch,
-                changes=(StatusChange(before, after, self.state.reason, self._context.now()),),
-            )
-        )
+        change = StatusChange(before, after, self.state.reason, self._context.now())
+        self._context.report(self.host.report(self.claim.epoch, changes=(change,)))
 
     def _tell(
         self,
@@ -414,11 +408,8 @@ class HostMonitor:
             return
         self._reported_at = at
         self._context.report(
-            HostReport(
-                host_id=self.host.id,
-                name=self.host.name,
-                shard=self.host.shard,
-                epoch=self.claim.epoch,
+            self.host.report(
+                self.claim.epoch,
                 reported_at=self._context.now(),
                 capabilities=capabilities,
                 statistics=statistics,
@@ -434,7 +425,7 @@ class HostMonitor:
         code = refused.code if isinstance(refused, HostRefused) else None
         self._busy = self._busy + 1 if code == BUSY_CODE else 0
         self._observe(Recovering(at) if code == RECOVERING_CODE else Refused(at))
-        told = printable(str(refused), _REASON_LENGTH)
+        told = printable(str(refused), REASON_LENGTH)
         if told != self._last_refusal:
             self._last_refusal = told
             _log.warning("%s: %s", self._called, told)
@@ -448,7 +439,7 @@ class HostMonitor:
             await self._hold_off()
             return
         self._context.counters.failures += 1
-        self._observe(NetworkFailed(self._context.clock(), printable(why, _REASON_LENGTH)))
+        self._observe(NetworkFailed(self._context.clock(), printable(why, REASON_LENGTH)))
         if self.state.status is HostStatus.NON_RESPONSIVE:
             self._context.vms_heard(self._heard(silent_since=self._context.now()))
 
@@ -458,22 +449,6 @@ class HostMonitor:
         if self.claim.authority.remaining_seconds() <= 0.0:
             self.ended = True
             await self.close()
-
-    # --- when next ------------------------------------------------------------------------------
-
-    def _next_due(self, after: float) -> float:
-        if self.ended or self.state.status not in MONITORED:
-            return math.inf
-        settings = self._context.settings
-        pause = 0.0
-        if self._busy:
-            pause = min(_BUSY_SECONDS_MAX, settings.tick_seconds * 2.0**self._busy) - settings.tick_seconds
-        elif self.state.status is HostStatus.NON_RESPONSIVE:
-            beyond = max(0, self.state.attempts - settings.timings.grace_attempts - 3)
-            pause = settings.tick_seconds * (min(settings.period_ticks, 2 ** min(beyond, 16)) - 1)
-        settled = self.state.status in SETTLED and not self._urgent
-        turn = self._context.grid.next_period if settled else self._context.grid.next_tick
-        return turn(self.slot, after + max(0.0, pause))
 
     def _heard(
         self,
@@ -496,15 +471,3 @@ class HostMonitor:
     @property
     def _called(self) -> str:
         return f"engine={self._context.engine} host={self.host.id} name={self.host.name}"
-
-
-def _vm_report(event: HostEvent) -> VmReport:
-    """What an event says of a VM; exit codes that are none are left out."""
-    code, reason = event.params.get("exitCode"), event.params.get("exitReason")
-    return VmReport(
-        vm_id=VmId(event.subject),
-        status=str(event.params["status"]),
-        exit_code=code if isinstance(code, int) else None,
-        exit_reason=reason if isinstance(reason, int) else None,
-        exit_message=printable(str(event.params.get("exitMessage", "")), _REASON_LENGTH),
-    )

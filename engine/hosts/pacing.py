@@ -13,10 +13,12 @@ import zlib
 from collections.abc import AsyncIterator
 
 from engine.hosts.options import MonitorSettings
+from engine.hosts.status import SETTLED, HostState, HostStatus
 from engine.plugin import HostId
 
 _SLICE_SECONDS = 0.05
 CONNECT_PATIENCE_SECONDS = 0.25
+_BUSY_SECONDS_MAX = 60.0
 
 
 class Grid:
@@ -54,6 +56,28 @@ class Grid:
     def _next(self, slot: int, cycle: int, after: float) -> float:
         present = self.slice_at(after)
         return self.begins(present + 1 + (slot - present - 1) % cycle)
+
+
+def next_due(
+    state: HostState,
+    slot: int,
+    *,
+    after: float,
+    grid: Grid,
+    settings: MonitorSettings,
+    busy: int,
+    urgent: bool,
+) -> float:
+    """When a host is asked again: each tick, or each period where its status is settled and nothing is
+    `urgent`; later while it says that it is busy (so many times in a row), or has not answered for long."""
+    pause = 0.0
+    if busy:
+        pause = min(_BUSY_SECONDS_MAX, settings.tick_seconds * 2.0**busy) - settings.tick_seconds
+    elif state.status is HostStatus.NON_RESPONSIVE:
+        beyond = max(0, state.attempts - settings.timings.grace_attempts - 3)
+        pause = settings.tick_seconds * (min(settings.period_ticks, 2 ** min(beyond, 16)) - 1)
+    turn = grid.next_period if state.status in SETTLED and not urgent else grid.next_tick
+    return turn(slot, after + max(0.0, pause))
 
 
 class Gate:

@@ -26,6 +26,8 @@ _MOST_BYTES = 2**60
 THE_DEFAULT_CLUSTER = ClusterId(DEFAULT_CLUSTER)
 _MOST_VMS = 100_000
 _Number = TypeVar("_Number", int, float)
+REASON_LENGTH = 500
+"""Characters that are kept of what a host says by way of a reason."""
 _KEPT_CHANGES = 16
 """Changes of status that one report carries at most; the oldest ones are given up first."""
 
@@ -119,6 +121,29 @@ class WatchedHost:
             self.shard,
             self.cluster_id,
             self.asked_count,
+        )
+
+    def report(
+        self,
+        epoch: int,
+        *,
+        changes: tuple[StatusChange, ...] = (),
+        reported_at: datetime | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Any] | None = None,
+        heeded_count: int = 0,
+    ) -> HostReport:
+        """What is to be written about this host, in the name of that epoch of its shard."""
+        return HostReport(
+            host_id=self.id,
+            name=self.name,
+            shard=self.shard,
+            epoch=epoch,
+            changes=changes,
+            reported_at=reported_at,
+            capabilities=capabilities,
+            statistics=statistics,
+            heeded_count=heeded_count,
         )
 
     def is_where(self, other: WatchedHost) -> bool:

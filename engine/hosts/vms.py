@@ -13,7 +13,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from engine.plugin import VmId, VmReport
+from engine.hosts.records import REASON_LENGTH, printable
+from engine.plugin import HostEvent, VmId, VmReport
 
 MAX_UNREPORTED = 10_000
 """Machines known from events only; a host that makes up more is not listened to."""
@@ -74,3 +75,15 @@ class VmTable:
 
     def _outdated(self, stamped: float) -> bool:
         return stamped <= self._asked + self._offset
+
+
+def report_of(event: HostEvent) -> VmReport:
+    """What an event says of a VM; exit codes that are none are left out."""
+    code, reason = event.params.get("exitCode"), event.params.get("exitReason")
+    return VmReport(
+        vm_id=VmId(event.subject),
+        status=str(event.params["status"]),
+        exit_code=code if isinstance(code, int) else None,
+        exit_reason=reason if isinstance(reason, int) else None,
+        exit_message=printable(str(event.params.get("exitMessage", "")), REASON_LENGTH),
+    )
