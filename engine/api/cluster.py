@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -21,6 +20,7 @@ from engine.clock import utcnow
 from engine.coordination.bumps import bump_inbox
 from engine.coordination.membership import observe_members
 from engine.coordination.paths import Paths
+from engine.coordination.reopening import Reopening
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import EngineError, Unavailable
 from engine.plugin import ShardId
@@ -28,7 +28,6 @@ from engine.singletons.orders import Orders, order
 
 LOG = logging.getLogger(__name__)
 
-REOPEN_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)
 FIRST_SNAPSHOT_SECONDS = 1.0
 """How long a worker that starts waits for its first snapshot; it serves without one after that."""
 BUMP_SECONDS = 1.0
@@ -107,7 +106,7 @@ class ClusterWatch:
         return await order(self.session, singleton, change)
 
     async def _watch(self) -> None:
-        failures = 0
+        reopening = Reopening()
         while True:
             began = asyncio.get_running_loop().time()
             try:
@@ -120,9 +119,7 @@ class ClusterWatch:
                 self._not_current("the ZooKeeper session failed; the API's log tells more")
                 LOG.exception("the ZooKeeper session failed")
             lasted = asyncio.get_running_loop().time() - began
-            failures = 0 if lasted > REOPEN_SECONDS[-1] else failures + 1
-            pause = REOPEN_SECONDS[min(failures, len(REOPEN_SECONDS) - 1)]
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            await asyncio.sleep(reopening.pause_seconds(lasted))
 
     async def _watch_one_session(self) -> None:
         async with contextlib.AsyncExitStack() as stack:

@@ -53,14 +53,18 @@ class CommandsList(Lister):
         return table(commands, NARROW if narrow else COLUMNS, output=parsed_args.formatter, times=TIMES)
 
 
-class CommandsShow(ShowOne):
-    """Show one command with its steps."""
+class _OfCommand(ShowOne):
+    """About one command, by its id."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("command_id", metavar="command", help="id of the command")
         add_api_options(parser)
         return parser
+
+
+class CommandsShow(_OfCommand):
+    """Show one command with its steps."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:
@@ -70,14 +74,8 @@ class CommandsShow(ShowOne):
         return one(command, output=parsed_args.formatter, times=TIMES)
 
 
-class CommandsCancel(ShowOne):
+class CommandsCancel(_OfCommand):
     """Have a command cancelled: what is under way ends first, then all is undone."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("command_id", metavar="command", help="id of the command")
-        add_api_options(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:
@@ -85,18 +83,16 @@ class CommandsCancel(ShowOne):
         return one(_brief(command), output=parsed_args.formatter, times=TIMES)
 
 
-class CommandsResolve(ShowOne):
+class CommandsResolve(_OfCommand):
     """Say what became of a step, where the engine cannot tell (a command that needs an operator)."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("command_id", metavar="command", help="id of the command")
         parser.add_argument(
             "outcome",
             choices=("happened", "not_happened", "abandon"),
             help="happened, not_happened: go on so; abandon: end it as it is, nothing is undone",
         )
-        add_api_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
@@ -106,14 +102,8 @@ class CommandsResolve(ShowOne):
         return one(_brief(command), output=parsed_args.formatter, times=TIMES)
 
 
-class CommandsWatch(ShowOne):
+class CommandsWatch(_OfCommand):
     """Watch a command until it has ended. Exits with 5 unless it succeeded."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("command_id", metavar="command", help="id of the command")
-        add_api_options(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with open_api(parsed_args) as api:

@@ -6,6 +6,7 @@ while it runs. It lasts until `undrain`, or until that engine is started again.
 
 from __future__ import annotations
 
+import abc
 import argparse
 import time
 from typing import Any
@@ -45,8 +46,9 @@ class _Draining(Command):
                 time.sleep(_LOOK_SECONDS)
         self.app.stdout.write(f"{engine} is {found['state']}, with {found['shards_owned']} shards\n")
 
+    @abc.abstractmethod
     def is_done(self, member: dict[str, Any]) -> bool:
-        raise NotImplementedError
+        """Whether an engine in this state has come to where the verb leads."""
 
 
 class MembersDrain(_Draining):

@@ -7,6 +7,7 @@ what somebody else changed in between is refused rather than overwritten.
 
 from __future__ import annotations
 
+import abc
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,9 +106,9 @@ class AddEntity(ShowOne):
     def add_fields(self, parser: argparse.ArgumentParser) -> None:
         """The options that `asked` reads."""
 
+    @abc.abstractmethod
     def asked(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
         """The fields of the new one; None for those that were not given."""
-        raise NotImplementedError
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         body = given({"name": parsed_args.name, **self.asked(parsed_args)})
@@ -136,9 +137,9 @@ class UpdateEntity(ShowOne):
     def add_fields(self, parser: argparse.ArgumentParser) -> None:
         """The options that `changes` reads."""
 
+    @abc.abstractmethod
     def changes(self, parsed_args: argparse.Namespace) -> Mapping[str, Any]:
         """The changed fields; None for those that stay, `EMPTY` for those that are emptied."""
-        raise NotImplementedError
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         changes = given({"name": parsed_args.name, **self.changes(parsed_args)})

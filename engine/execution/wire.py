@@ -12,41 +12,16 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import (
-    AuthorityLost,
-    Conflict,
-    EngineError,
-    Fenced,
-    HostRefused,
-    HostUnreachable,
-    InvalidInput,
-    NoSuchVm,
-    NotFound,
-    OutcomeUnknown,
-    TaskFailed,
-    Unavailable,
-    VmExists,
-)
+from engine import errors
+from engine.errors import EngineError, HostRefused, InvalidInput, TaskFailed, Unavailable
 
 PATH = "/call"
 PATH_FOR_MANY = "/calls"
 
 _KINDS: dict[str, type[EngineError]] = {
-    kind.__name__: kind
-    for kind in (
-        AuthorityLost,
-        Conflict,
-        Fenced,
-        HostRefused,
-        HostUnreachable,
-        InvalidInput,
-        NoSuchVm,
-        NotFound,
-        OutcomeUnknown,
-        TaskFailed,
-        Unavailable,
-        VmExists,
-    )
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, EngineError) and kind is not EngineError
 }
 
 

@@ -28,6 +28,7 @@ from engine.commands.services import Services
 from engine.config.live import LiveConfiguration
 from engine.coordination.identity import SessionIdentity
 from engine.coordination.membership import Membership, join
+from engine.coordination.reopening import Reopening
 from engine.coordination.session import Session, open_session
 from engine.db.events import EventStore
 from engine.db.identity import identity
@@ -43,7 +44,6 @@ from engine.service.jobs import reconcile_jobs
 from engine.service.metrics import serving_metrics
 from engine.service.news import heed_inbox, tell_refusals
 from engine.service.parts import Parts
-from engine.service.reopening import Reopening
 from engine.service.settings import EngineSettings
 from engine.service.telling import most_telling
 from engine.service.work import (

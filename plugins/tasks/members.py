@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 from dataclasses import dataclass
-from typing import Any
+from signal import Signals
+from typing import Any, ClassVar
 
 from engine.plugin import Activity, Task, TaskContext, argument, integer
 
@@ -29,33 +29,32 @@ class MemberTasks(Task):
         ]
 
 
-class RestartMember(Task):
-    description = "Have an engine hand over all it has, end, and start again"
+class SignalledMember(Task):
+    """What an engine does to itself by a signal, as an operator on its machine would."""
+
     timeout_seconds = 5.0
+    signal: ClassVar[Signals]
 
     async def run(self, context: TaskContext, arguments: Any) -> None:
         context.authority.check()
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), self.signal)
 
 
-class DrainMember(Task):
+class RestartMember(SignalledMember):
+    description = "Have an engine hand over all it has, end, and start again"
+    signal = Signals.SIGHUP
+
+
+class DrainMember(SignalledMember):
     description = "Have an engine hand over all it has and own nothing, but go on running"
     idempotent = True
-    timeout_seconds = 5.0
-
-    async def run(self, context: TaskContext, arguments: Any) -> None:
-        context.authority.check()
-        os.kill(os.getpid(), signal.SIGUSR1)
+    signal = Signals.SIGUSR1
 
 
-class UndrainMember(Task):
+class UndrainMember(SignalledMember):
     description = "Have an engine that was drained take its share again"
     idempotent = True
-    timeout_seconds = 5.0
-
-    async def run(self, context: TaskContext, arguments: Any) -> None:
-        context.authority.check()
-        os.kill(os.getpid(), signal.SIGUSR2)
+    signal = Signals.SIGUSR2
 
 
 class MemberStatistics(Task):

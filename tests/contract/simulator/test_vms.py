@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,26 @@ async def running(wire: Wire, ears: Ears) -> None:
     assert await ears.statuses(3) == ["WaitForLaunch", "Powering up", "Up"]
 
 
+@asynccontextmanager
+async def running_at(host: SimulatedHost) -> AsyncIterator[tuple[Wire, Ears]]:
+    """A connection to a host, and ears there, where v1 is up."""
+    async with Wire(host.port) as wire, Ears(host.port) as ears:
+        await wire.greet()
+        await ears.listen()
+        await running(wire, ears)
+        yield wire, ears
+
+
+@asynccontextmanager
+async def heard_at(
+    source: SimulatedHost, destination: SimulatedHost
+) -> AsyncIterator[tuple[Wire, Ears, Ears]]:
+    """A connection to the source, where v1 is up, and ears there and at the destination."""
+    async with running_at(source) as (wire, here), Ears(destination.port) as there:
+        await there.listen()
+        yield wire, here, there
+
+
 async def test_a_vm_boots_and_says_each_status_once(host: SimulatedHost) -> None:
     async with Wire(host.port) as wire, Ears(host.port) as ears:
         await wire.greet()
@@ -85,10 +107,7 @@ async def test_a_second_create_is_refused_with_4_and_the_first_vm_is_unharmed(ho
 
 
 async def test_shutdown_ends_down_and_the_vm_stays_until_it_is_destroyed(host: SimulatedHost) -> None:
-    async with Wire(host.port) as wire, Ears(host.port) as ears:
-        await wire.greet()
-        await ears.listen()
-        await running(wire, ears)
+    async with running_at(host) as (wire, ears):
         assert await wire.result("VM.shutdown", {"vmID": "v1", "delay": 0, "message": ""}) is True
         assert (await ears.status())[1]["status"] == "Powering down"
         _, down = await ears.status()
@@ -102,10 +121,7 @@ async def test_shutdown_ends_down_and_the_vm_stays_until_it_is_destroyed(host: S
 
 
 async def test_destroy_of_a_running_vm_is_an_admins_power_off(host: SimulatedHost) -> None:
-    async with Wire(host.port) as wire, Ears(host.port) as ears:
-        await wire.greet()
-        await ears.listen()
-        await running(wire, ears)
+    async with running_at(host) as (wire, ears):
         await wire.result("VM.destroy", {"vmID": "v1"})
         _, down = await ears.status()
         assert (down["status"], down["exitCode"], down["exitReason"]) == ("Down", 0, 6)
@@ -132,19 +148,13 @@ async def test_a_vm_destroyed_while_booting_boots_no_further(host: SimulatedHost
 async def test_verbs_on_a_running_vm(
     host: SimulatedHost, verb: str, params: dict[str, Any], result: Any, statuses: list[str]
 ) -> None:
-    async with Wire(host.port) as wire, Ears(host.port) as ears:
-        await wire.greet()
-        await ears.listen()
-        await running(wire, ears)
+    async with running_at(host) as (wire, ears):
         assert await wire.result(verb, {"vmID": "v1", **params}) == result
         assert await ears.statuses(len(statuses)) == statuses
 
 
 async def test_a_paused_vm_goes_on(host: SimulatedHost) -> None:
-    async with Wire(host.port) as wire, Ears(host.port) as ears:
-        await wire.greet()
-        await ears.listen()
-        await running(wire, ears)
+    async with running_at(host) as (wire, ears):
         await wire.result("VM.pause", {"vmID": "v1"})
         assert await wire.result("VM.cont", {"vmID": "v1"}) == {"vmList": {}}
         assert await ears.statuses(2) == ["Paused", "Up"]
@@ -159,11 +169,7 @@ def to(host: SimulatedHost) -> dict[str, Any]:
 
 async def test_a_vm_migrates_and_both_ends_tell(hosts: list[SimulatedHost], tmp_path: Path) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, there):
         assert await wire.result("VM.migrate", to(destination)) is True
         assert await here.statuses(1) == ["Migration Source"]
         assert await there.statuses(2) == ["Migration Destination", "Up"]
@@ -181,11 +187,7 @@ async def test_a_vm_migrates_and_both_ends_tell(hosts: list[SimulatedHost], tmp_
 
 async def test_progress_is_told_while_a_vm_migrates(hosts: list[SimulatedHost]) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, _there):
         await wire.result("VM.migrate", to(destination))
         status = await wire.result("VM.getMigrationStatus", {"vmID": "v1"})
         assert 0 <= status["progress"] < 100
@@ -196,11 +198,7 @@ async def test_progress_is_told_while_a_vm_migrates(hosts: list[SimulatedHost]) 
 
 async def test_a_cancelled_migration_leaves_the_vm_where_it_was(hosts: list[SimulatedHost]) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(1) == ["Migration Destination"]
         assert await wire.result("VM.migrateCancel", {"vmID": "v1"}) is True
@@ -224,11 +222,7 @@ async def test_a_destination_that_dies_on_the_way_leaves_the_vm_where_it_was(
     hosts: list[SimulatedHost],
 ) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(1) == ["Migration Destination"]
         destination.crash()
@@ -237,11 +231,7 @@ async def test_a_destination_that_dies_on_the_way_leaves_the_vm_where_it_was(
 
 async def test_a_source_that_dies_on_the_way_leaves_the_vm_nowhere(hosts: list[SimulatedHost]) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, _here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(1) == ["Migration Destination"]
         source.crash()
@@ -251,11 +241,7 @@ async def test_a_source_that_dies_on_the_way_leaves_the_vm_nowhere(hosts: list[S
 
 async def test_a_vm_that_was_handed_over_never_goes_on_at_the_source(hosts: list[SimulatedHost]) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(1) == ["Migration Destination"]
         assert source.migrations is not None
@@ -267,11 +253,7 @@ async def test_a_vm_that_was_handed_over_never_goes_on_at_the_source(hosts: list
 
 async def test_a_vm_that_is_destroyed_on_its_way_arrives_nowhere(hosts: list[SimulatedHost]) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, _here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(1) == ["Migration Destination"]
         assert await wire.result("VM.destroy", {"vmID": "v1"}) is True
@@ -283,11 +265,7 @@ async def test_the_witness_sees_every_place_of_a_vm_that_moves(
     hosts: list[SimulatedHost], tmp_path: Path
 ) -> None:
     source, destination, _ = hosts
-    async with Wire(source.port) as wire, Ears(source.port) as here, Ears(destination.port) as there:
-        await wire.greet()
-        await here.listen()
-        await there.listen()
-        await running(wire, here)
+    async with heard_at(source, destination) as (wire, here, there):
         await wire.result("VM.migrate", to(destination))
         assert await there.statuses(2) == ["Migration Destination", "Up"]
         assert await here.statuses(2) == ["Migration Source", "Down"]

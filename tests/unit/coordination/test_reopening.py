@@ -1,8 +1,8 @@
-"""An engine whose sessions end comes back soon, and does not storm a ZooKeeper that lets it in and drops it."""
+"""An engine whose sessions end comes back soon, and storms no ZooKeeper that lets it in and drops it."""
 
 from __future__ import annotations
 
-from engine.service.reopening import LASTED_SECONDS, PAUSES_SECONDS, Reopening
+from engine.coordination.reopening import LASTED_SECONDS, PAUSES_SECONDS, Reopening
 
 
 def test_each_session_that_fails_soon_is_followed_by_a_longer_pause_up_to_the_longest() -> None:

@@ -1,7 +1,8 @@
 """How long to wait before the next session: longer after each that failed soon, little after one that lasted.
 
 A session that could be used for a while proves that the next may be tried without delay, however many
-have been lost in the life of the process. Called by the composition root.
+have been lost in the life of the process. Asked by whoever opens one session after another: an engine,
+and a worker of the API.
 """
 
 from __future__ import annotations
