@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from engine.plugin import ChildOutcome, HostId, Json, ShardId
@@ -137,7 +138,7 @@ class CommandRecord:
         return self.state in ENDED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what follows from the rows is asked for again and again
 class History:
     """A command with all its steps in order, and the children of its open one."""
 
@@ -146,17 +147,17 @@ class History:
     children: tuple[ChildOutcome, ...] = ()
     """Those of the open step that have ended."""
 
-    @property
+    @cached_property
     def open_step(self) -> StepRecord | None:
         """The step that was intended last and has no result, if there is one."""
         return next((step for step in reversed(self.steps) if step.state is StepState.INTENDED), None)
 
-    @property
+    @cached_property
     def live(self) -> dict[str, StepRecord]:
         """The steps that count, by name, in the order in which they were intended."""
         return {step.name: step for step in self.steps if step.state is not StepState.UNDONE}
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Json]:
         return {name: step.result for name, step in self.live.items() if step.state is StepState.DONE}
 

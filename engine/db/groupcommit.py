@@ -1,4 +1,5 @@
-"""Many guarded writes in one transaction: what waits for the database shares the next commit.
+"""Many guarded writes in one transaction: what waits for the database shares the next commit. Where whole
+groups wait, two transactions are under way: one is put together while the other waits for the database.
 
 Each write names the shard and the epoch that it is made under; one SELECT guards them all, and a
 write whose shard has a later owner fails alone, with `Fenced`. A write that raises is made again by
@@ -77,6 +78,7 @@ class GroupCommit:
         self._most = most
         self._queue: deque[_Waiting] = deque()
         self._wanted = asyncio.Event()
+        self._full = asyncio.Event()
 
     async def commit(self, shard: ShardId, epoch: int, write: Write[T]) -> T:
         """Make `write` and return what it returned, once that is committed.
@@ -87,23 +89,46 @@ class GroupCommit:
         """
         waiting = _Waiting(shard, epoch, write, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        self._wanted.set()
+        self._tell_lanes()
         result: T = await waiting.done
         return result
 
     async def run(self) -> None:
-        """Write until cancelled."""
-        batch: list[_Waiting] = []
+        """Write until cancelled. While one transaction waits for the database another is put together, but
+        only a full one: two halves would cost more than one after the other."""
         try:
-            while True:
-                await self._wanted.wait()
-                batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
-                if not self._queue:
-                    self._wanted.clear()
-                await self._write(batch)
+            async with asyncio.TaskGroup() as lanes:
+                lanes.create_task(self._write_whatever_waits(), name="ledger")
+                lanes.create_task(self._write_full_ones(), name="ledger-beside")
         finally:
-            for each in (*batch, *self._queue):
+            for each in self._queue:
                 each.done.cancel()
+
+    async def _write_whatever_waits(self) -> None:
+        while True:
+            await self._wanted.wait()
+            await self._write_next()
+
+    async def _write_full_ones(self) -> None:
+        while True:
+            await self._full.wait()
+            await self._write_next()
+
+    async def _write_next(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+        self._tell_lanes()
+        try:
+            await self._write(batch)
+        finally:
+            for each in batch:
+                each.done.cancel()  # those that are settled do not care
+
+    def _tell_lanes(self) -> None:
+        for event, least in ((self._wanted, 1), (self._full, self._most)):
+            if len(self._queue) >= least:
+                event.set()
+            else:
+                event.clear()
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """All together; without those that failed, until nobody does; then these, each by itself."""

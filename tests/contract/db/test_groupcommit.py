@@ -32,8 +32,8 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
 
 
 @contextlib.asynccontextmanager
-async def ledger_on(database: Database) -> AsyncIterator[GroupCommit]:
-    ledger = GroupCommit(database)
+async def ledger_on(database: Database, *, most: int = 100) -> AsyncIterator[GroupCommit]:
+    ledger = GroupCommit(database, most=most)
     task = asyncio.create_task(ledger.run(), name="ledger under test")
     try:
         yield ledger
@@ -66,6 +66,29 @@ async def test_a_write_that_fails_is_made_again_by_itself_and_costs_no_other(dat
     kinds = [answer if isinstance(answer, str) else type(answer) for answer in answers]
     assert kinds == ["a", Conflict, "b", Duplicate, "c"]
     assert await names(database) >= {"a", "b", "c"}
+
+
+@only_postgresql
+async def test_a_full_group_does_not_wait_for_the_one_before_and_a_small_one_does(database: Database) -> None:
+    """SQLite has one writer."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: AsyncConnection) -> str:
+        entered.set()
+        await go_on.wait()
+        return await setting_of("slow")(connection)
+
+    async with ledger_on(database, most=3) as ledger, asyncio.TaskGroup() as asked:
+        first = asked.create_task(ledger.commit(HERE, EPOCH, slow))
+        await entered.wait()
+        full = [asked.create_task(ledger.commit(HERE, EPOCH, setting_of(name))) for name in "abc"]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*full)
+        assert not first.done()
+        asked.create_task(ledger.commit(HERE, EPOCH, setting_of("d")))
+        assert "d" not in await names(database)
+        go_on.set()
+    assert await names(database) >= {"slow", *"abcd"}
 
 
 async def test_what_waits_for_one_that_it_collides_with_is_not_refused_for_nothing(
