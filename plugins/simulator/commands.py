@@ -28,6 +28,13 @@ async def _silent(host: SimulatedHost, arguments: Arguments) -> None:
     host.faults.silent = bool(arguments.get("on", True))
 
 
+async def _cut(host: SimulatedHost, arguments: Arguments) -> None:
+    engines = arguments.get("engines")
+    if not isinstance(engines, list) or not all(isinstance(engine, str) and engine for engine in engines):
+        raise Refused("engines must be a list of names")
+    host.faults.cut = frozenset(engines)
+
+
 async def _error(host: SimulatedHost, arguments: Arguments) -> None:
     host.faults.error_verbs = _verbs(arguments)
     host.faults.error_code = _number(arguments, "code")
@@ -168,6 +175,7 @@ async def _power(host: SimulatedHost, arguments: Arguments) -> dict[str, str]:
 COMMANDS: Mapping[str, Callable[[SimulatedHost, Arguments], Awaitable[Any]]] = {
     "slow": _slow,
     "silent": _silent,
+    "cut": _cut,
     "error": _error,
     "drop_replies": _drop_replies,
     "refuse_stale": _refuse_stale,

@@ -46,6 +46,7 @@ class AgentConnection(asyncio.Protocol):
         "_beat_seconds",
         "_beat_timer",
         "_decoder",
+        "_engine",
         "_first",
         "_heard",
         "_host",
@@ -66,6 +67,7 @@ class AgentConnection(asyncio.Protocol):
         self._beat_timer: Timer | None = None
         self._watch_timer: Timer | None = None
         self._said = self._heard = 0.0
+        self._engine = ""  # who is on the other side, as its requests say
 
     # --- asyncio.Protocol ---
 
@@ -138,6 +140,9 @@ class AgentConnection(asyncio.Protocol):
         return False
 
     def _handle(self, frame: Frame) -> None:
+        self._engine = frame.headers.get("engine-id", self._engine)
+        if self._is_cut:
+            return
         if self._host.faults.silent:
             if frame.command == "SEND":
                 rpc.witness(self._host, frame)
@@ -219,9 +224,13 @@ class AgentConnection(asyncio.Protocol):
     def _send(self, frame: Frame) -> None:
         self._write(encode(frame))
 
+    @property
+    def _is_cut(self) -> bool:
+        return self._engine in self._host.faults.cut
+
     def _write(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._is_cut:
             return
         if transport.get_write_buffer_size() > _UNREAD_LIMIT:
             self.reset()

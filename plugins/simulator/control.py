@@ -70,6 +70,13 @@ class Simulator:
         """Accept connections and requests, answer nothing, send no heart-beat."""
         await self.command("silent", ports, on=on)
 
+    async def cut(self, ports: Ports, *, engines: Iterable[str]) -> None:
+        """Let nothing pass any more between these engines and the hosts, either way; none: mend it.
+
+        An engine is known by its first request, so connections still come about.
+        """
+        await self.command("cut", ports, engines=list(engines))
+
     async def error(self, ports: Ports, *, code: int, count: int = -1, verbs: Verbs = ()) -> None:
         """Refuse the next `count` requests (-1: all) with `code`: 99 recovering, 1100 too busy."""
         await self.command("error", ports, code=code, count=count, verbs=list(verbs))
@@ -115,7 +122,7 @@ class Simulator:
         await self.command("restore", ports)
 
     async def clear(self, ports: Ports) -> None:
-        """Forget slow, silent, error and drop_replies; leaves a stopped host stopped."""
+        """Forget slow, silent, cut, wedge, error and drop_replies; leaves a stopped host stopped."""
         await self.command("clear", ports)
 
     async def event(self, ports: Ports, *, kind: str, params: Mapping[str, Any] | None = None) -> None:

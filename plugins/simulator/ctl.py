@@ -36,6 +36,10 @@ _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
         ],
     ),
     "silent": ("accept requests, answer nothing", [_ON]),
+    "cut": (
+        "let nothing pass between these engines and the hosts",
+        [("--engines", {"nargs": "*", "default": [], "metavar": "ENGINE", "help": "which (default: none)"})],
+    ),
     "error": (
         "refuse requests with an error",
         [
@@ -55,7 +59,7 @@ _COMMANDS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
         [("action", {"choices": ["on", "off", "reboot", "status"], "help": "what to do"})],
     ),
     "restore": ("switch on and run again, without faults", []),
-    "clear": ("forget slow, silent, error and drop_replies", []),
+    "clear": ("forget slow, silent, cut, wedge, error and drop_replies", []),
     "event": (
         "send an event to all who subscribed",
         [

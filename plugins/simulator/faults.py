@@ -23,6 +23,8 @@ class Faults:
     drop_left: int = 0
     drop_verbs: frozenset[str] = frozenset()
     refuse_stale: bool = False
+    cut: frozenset[str] = frozenset()
+    """Engines between which and this host nothing passes any more."""
     wedged: bool = False
     """Starting the agent again does not help."""
 
@@ -30,6 +32,7 @@ class Faults:
         """Healthy again. Refusing older epochs is a property of the host, not a fault, and stays."""
         self.slow_seconds = 0.0
         self.silent = self.wedged = False
+        self.cut = frozenset()
         self.error_code = self.error_left = self.drop_left = 0
 
     def delay_seconds(self, verb: str) -> float:

@@ -180,3 +180,19 @@ async def test_faults_of_one_host_do_not_touch_the_others(hosts: list[SimulatedH
     async with Wire(hosts[2].port) as wire:
         await wire.greet()
         assert await wire.result("Host.ping2") is True
+
+
+async def test_nothing_passes_between_a_host_and_an_engine_that_is_cut_off_from_it(
+    host: SimulatedHost,
+) -> None:
+    async with Wire(host.port) as wire, Wire(host.port) as other:
+        await wire.greet()
+        await other.greet("other")
+        assert "result" in await wire.call("Host.ping2", engine_id="e1")
+        host.faults.cut = frozenset({"e1"})
+        seen = host.counters.requests
+        wire.write(send(request("VM.create", CREATE), engine_id="e1"))
+        assert (await other.call("Host.getVMList", engine_id="e2", reply_to="other"))["result"] == []
+        assert host.counters.requests == seen + 1
+        host.faults.clear()
+        assert "result" in await wire.call("Host.ping2", engine_id="e1")
