@@ -139,6 +139,10 @@ async def cancelled_by(lost: asyncio.Event, why: Callable[[], str]) -> AsyncIter
         if cancelled and body.uncancel() == 0:
             raise AuthorityLost(why()) from None
         raise
+    except BaseException:
+        if cancelled:  # what came of it in the body, as a group of errors; nobody else takes it back
+            body.uncancel()
+        raise
     finally:
         guarding.cancel()
     if cancelled:  # the body ended just before the cancellation could reach it

@@ -74,6 +74,10 @@ class Fence:
             if self._cut and body.uncancel() == 0:
                 raise AuthorityLost(f"the lock is over: {self.why}") from None
             raise
+        except BaseException:
+            if self._cut:
+                body.uncancel()
+            raise
         finally:
             self._body = None
         if self._cut:  # the body ended just before the cancellation could reach it

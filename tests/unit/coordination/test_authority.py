@@ -195,3 +195,25 @@ async def test_a_body_that_swallows_its_cancellation_still_ends_with_authority_l
 
     with pytest.raises(AuthorityLost):
         await act()
+
+
+async def test_a_body_that_makes_another_error_of_its_cancellation_leaves_none_behind() -> None:
+    """Else whoever acts next in this task takes each of its time-outs for a cancellation."""
+    lost = asyncio.Event()
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("broken")
+
+    async def act() -> None:
+        async with cancelled_by(lost, lambda: "lost"), asyncio.TaskGroup() as group:
+            group.create_task(fails_when_cancelled())
+            asyncio.get_running_loop().call_soon(lost.set)
+
+    with pytest.raises(ExceptionGroup):
+        await act()
+    me = asyncio.current_task()
+    assert me is not None
+    assert me.cancelling() == 0
