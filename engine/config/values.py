@@ -8,6 +8,7 @@ number; only JSON strings, lists and objects are decoded. Pure; used by the driv
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from oslo_config import cfg, types
@@ -39,7 +40,11 @@ def check(value: Any, opt: cfg.Opt) -> None:
     if "$" in json.dumps(value):
         return
     for item in value if opt.multi else [value]:
-        opt.type(item)
+        taken = opt.type(item)
+        if taken is None:  # what oslo.config makes of a number without digits
+            raise ValueError("it is empty; to leave the option unset, unset it")
+        if isinstance(taken, float) and not math.isfinite(taken):  # which is within any range
+            raise ValueError("it is no finite number")
 
 
 def _parse(text: str) -> Any:

@@ -70,6 +70,8 @@ def test_a_value_becomes_the_json_of_its_type(name: str, given: Any, node: str) 
     [
         ("hosts.tick_seconds", "0", "number from 0.01 to 60"),
         ("hosts.tick_seconds", "soon", "number from 0.01 to 60"),
+        ("hosts.tick_seconds", "", "it is empty"),
+        ("hosts.tick_seconds", "nan", "no finite number"),
         ("hosts.tick_seconds", [1], "a JSON list"),
         ("hosts.retries", "1.5", "whole number, at least 0"),
         ("hosts.policy", "odd", "one of even, packed"),
