@@ -45,9 +45,12 @@ class EntityRows:
         self._command = command
         self._now = now
 
-    async def get(self, kind: str, id: str) -> Mapping[str, Any]:
+    async def get(self, kind: str, id: str, *, for_update: bool = False) -> Mapping[str, Any]:
         table = _table(kind)
-        row = (await self._connection.execute(sa.select(table).where(table.c.id == id))).one_or_none()
+        query = sa.select(table).where(table.c.id == id)
+        if for_update:
+            query = query.with_for_update()
+        row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             raise NotFound(f"there is no {kind.replace('_', ' ')} {id}")
         return dict(row._mapping)

@@ -55,6 +55,13 @@ class Rows(EntityReader, Protocol):
     No I/O but this may be done while one is open.
     """
 
+    async def get(self, kind: str, id: str, *, for_update: bool = False) -> Mapping[str, Any]:
+        """The row. Raises `NotFound`.
+
+        `for_update`: nobody else changes it, or gets it so, until this transaction ends; what is read after
+        it is what the last one to have it so left behind.
+        """
+
     async def insert(self, kind: str, values: Mapping[str, Any]) -> None:
         """Raises `Conflict` where a constraint forbids it."""
 

@@ -28,7 +28,7 @@ class MemoryRows:
         self.events: list[tuple[str, str, Json]] = []
         self.told: list[str] = []
 
-    async def get(self, kind: str, id: str) -> Mapping[str, Any]:
+    async def get(self, kind: str, id: str, *, for_update: bool = False) -> Mapping[str, Any]:
         try:
             return dict(self._tables[kind][id])
         except KeyError:

@@ -126,8 +126,12 @@ def wish_of(vm: Mapping[str, Any], *, only: HostId | None = None) -> Wish:
 async def find_place(
     rows: Rows, vm: Mapping[str, Any], *, only: HostId | None, excluded: Collection[HostId] = ()
 ) -> Room:
-    """The best host for this VM as the rows are now. Raises `NoPlace`."""
-    cluster = await rows.get("host_cluster", vm["cluster_id"])
+    """The best host for this VM as the rows are now. Raises `NoPlace`.
+
+    Whoever places a VM has its cluster for himself until his transaction ends: two who look at once would
+    give one room away twice, and put VMs together that are to be apart.
+    """
+    cluster = await rows.get("host_cluster", vm["cluster_id"], for_update=True)
     within = {"cluster_id": vm["cluster_id"]}
     hosts = await rows.find("host", where=within, columns=HOST_COLUMNS)
     others = await promised(rows, where=within, but=vm["id"])
