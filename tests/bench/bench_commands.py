@@ -3,7 +3,8 @@
     python -m tests.bench.bench_commands [--only rate,post,page,pickup] [--database sqlite] [--smoke]
 
 `rate`: commands that stand in the database with their locks taken, run by one engine, beside the same
-moves as plain SQL (`command_floor`).
+moves as plain SQL (`command_floor`) and beside taskflow, with two processes, where that is installed
+(`command_peers`).
 `post`: from POST to succeeded through gunicorn's API and one engine process, one by one and many at
 once. `page`: a page of a long list. `pickup`: from the kill of an engine until others have all that it
 ran. Prints `name: value unit`, medians of rounds that alternate.
@@ -17,6 +18,8 @@ import contextlib
 import logging
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +44,7 @@ from engine.db.groupcommit import GroupCommit
 from engine.db.local_postgres import LocalPostgres
 from engine.locks.lock import Locks
 from engine.plugin import AuthorityLost, EngineId, ShardId
+from engine.processes import leashed
 from engine.sharding.hashing import shard_of
 from engine.sharding.store import EpochStore
 from tests.bench import command_floor
@@ -51,6 +55,7 @@ from tests.bench.command_posts import measure_posts
 SHARDS = 16
 ME = EngineId("bench")
 PATIENCE_SECONDS = 120.0
+PEER_FLOWS = 100
 
 
 def say(name: str, value: float, unit: str) -> None:
@@ -290,6 +295,10 @@ def measure(part: str, kind: str, url: str, directory: Path, chosen: argparse.Na
     if part == "rate":
         with LocalServer(directory / "zookeeper") as server:
             asyncio.run(measure_rate(server, url, kind, chosen.count, chosen.rounds))
+            if kind == "postgresql":
+                flows = str(min(chosen.count // 10, PEER_FLOWS))
+                argv = [sys.executable, "-m", "tests.bench.command_peers", server.hosts, url, flows, "2"]
+                subprocess.run(leashed(argv), check=True)
     elif part == "post":
         asyncio.run(measure_posts(directory, url, kind, say, number=chosen.posts, rounds=chosen.rounds))
     elif part == "pickup":
