@@ -157,15 +157,14 @@ class Holdings:
     async def _end_predecessors(self) -> None:
         """A frozen engine's open transaction holds rows that its heir has to write. Only once its member
         node is gone: whoever hands over is alive, and finishes what it has begun."""
-        sessions, self._predecessors = self._predecessors, {}
-        for session, engine in sessions.items():
-            if session in self._ended:
-                continue
-            member = await self._session.exists(self._session.paths.member(engine))
-            if member is None or member.ephemeral_owner != session:
-                self._ended.add(session)
-                if ended := await self._store.end_backends(session):
-                    LOG.info("ended %d transactions of engine=%s session=%x", ended, engine, session)
+        for session, engine in list(self._predecessors.items()):
+            if session not in self._ended:
+                member = await self._session.exists(self._session.paths.member(engine))
+                if member is None or member.ephemeral_owner != session:
+                    if ended := await self._store.end_backends(session):
+                        LOG.info("ended %d transactions of engine=%s session=%x", ended, engine, session)
+                    self._ended.add(session)
+            del self._predecessors[session]  # only now: whoever could not be looked at is looked at again
 
     async def _adopt(self, tenures: Sequence[Tenure]) -> None:
         if not tenures:
@@ -219,7 +218,7 @@ class Holdings:
                 self._me,
                 _told(t.owned.shard for t in tenures),
             )
-            self._work.abandon([t.owned for t in tenures])
+            self._work.abandon([t.owned for t in tenures if not t.authority.over])
         await self._leave(tenures, "it was handed over", nodes=not session_closes)
         LOG.info("released engine=%s shards=%s", self._me, _told(t.owned.shard for t in tenures))
 
@@ -231,19 +230,26 @@ class Holdings:
             self._owned.pop(tenure.owned.shard, None)
         if nodes:
             await self._claims.let_go(_versions(ours))
-        for tenure in ours:
-            self._tenures.pop(tenure.owned.shard, None)
+        for tenure in tenures:
+            if self._tenures.get(tenure.owned.shard) is tenure:
+                del self._tenures[tenure.owned.shard]
         self._reports.plan_again(urgent=False)
 
     def _lose(self, tenures: Sequence[Tenure], why: str) -> None:
         """The owner children are gone without our doing: stop at once."""
+        if not tenures:
+            return
+        LOG.warning("lost engine=%s shards=%s: %s", self._me, _told(t.owned.shard for t in tenures), why)
+        started = [t.owned for t in tenures if t.phase is not Phase.TAKING]
         for tenure in tenures:
             tenure.authority.end(why)
             self._owned.pop(tenure.owned.shard, None)
-            self._tenures.pop(tenure.owned.shard, None)
-        if tenures:
-            LOG.warning("lost engine=%s shards=%s: %s", self._me, _told(t.owned.shard for t in tenures), why)
-            self._work.abandon([t.owned for t in tenures if t.phase is not Phase.TAKING])
+            if tenure.phase is Phase.RELEASING:
+                # Its work is still being stopped, and that must not stop what a new claim begins.
+                tenure.phase = Phase.LEAVING
+            else:
+                self._tenures.pop(tenure.owned.shard, None)
+        self._work.abandon(started)
 
     def abandon_all(self, why: str) -> None:
         """Synchronously, with no I/O. What is being let go has stopped already."""

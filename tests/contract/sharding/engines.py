@@ -90,13 +90,14 @@ class History:
 
 
 class RecordingWork:
-    """A `ShardWork` that does nothing but tell; `hold` makes releases wait until it is set free."""
+    """A `ShardWork` that does nothing but tell; while `may_release` is clear, releases wait for it."""
 
     def __init__(self, engine: EngineId, history: History) -> None:
         self._engine = engine
         self._history = history
         self.may_release = asyncio.Event()
         self.may_release.set()
+        self.releasing = asyncio.Event()
         self.failing: Exception | None = None
         """What the next adoption raises, half-way."""
 
@@ -109,6 +110,7 @@ class RecordingWork:
                 raise failing
 
     async def release(self, shards: Sequence[OwnedShard]) -> None:
+        self.releasing.set()
         await self.may_release.wait()
         for owned in shards:
             owned.authority.check()

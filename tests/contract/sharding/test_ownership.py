@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import Conflict
+from engine.plugin import ShardId
 from tests.contract.sharding.engines import Cluster
+
+ROUND_TRIPS = 200
+"""Long enough for an engine to plan and claim, many times over."""
 
 
 async def test_a_single_engine_owns_every_shard(cluster: Cluster) -> None:
@@ -66,3 +70,24 @@ async def test_an_engine_with_another_number_of_shards_is_refused_at_the_door(cl
     await cluster.start("alpha")
     with pytest.raises(Conflict, match="shards is 24 in this cluster, here it is set to 48"):
         await cluster.start("beta", shards=48)
+
+
+async def test_a_shard_lost_while_it_is_released_is_claimed_again_only_when_its_work_has_stopped(
+    cluster: Cluster,
+) -> None:
+    engine = await cluster.start("a")
+    await cluster.until_divided(engine)
+    engine.work.may_release.clear()
+    await engine.membership.drain()
+    await engine.work.releasing.wait()
+    async with cluster.visitor() as visitor:
+        owners = [visitor.paths.owner(ShardId(number)) for number in range(cluster.shards)]
+        for owner in owners:
+            await visitor.delete(owner)
+        await cluster.history.until(lambda: not cluster.history.owners())
+        await engine.membership.update(state="up")
+        for _ in range(ROUND_TRIPS):
+            assert await visitor.get_many(owners) == [None] * cluster.shards
+    engine.work.may_release.set()
+    await cluster.until_divided(engine)
+    cluster.history.check()
