@@ -386,8 +386,10 @@ class Session:
 
     async def _close(self) -> None:
         self._over("it was closed")
-        await asyncio.gather(*(_cancelled(task) for task in self._tasks))
-        await self._channel.close()
+        try:
+            await asyncio.gather(*(_cancelled(task) for task in self._tasks))
+        finally:  # else kazoo's thread would keep the session of whoever was cut off here alive
+            await self._channel.close()
 
 
 @contextlib.asynccontextmanager

@@ -50,6 +50,34 @@ async def test_an_ephemeral_node_carries_our_session_and_goes_with_it(
     assert await session.exists(path) is None
 
 
+async def test_a_session_whose_closing_is_cut_off_is_closed_all_the_same(
+    session: Session, settings: SessionSettings
+) -> None:
+    path = f"{session.paths.root}/mine"
+    closing, go = asyncio.Event(), asyncio.Event()
+
+    async def ends_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await go.wait()
+
+    async def live() -> None:
+        async with open_session(settings) as other:
+            await other.create(path, ephemeral=True)
+            other.background(ends_late(), name="late")
+            await asyncio.sleep(0)
+
+    living = asyncio.create_task(live())
+    await closing.wait()
+    living.cancel()
+    await asyncio.wait({living})
+    go.set()
+    assert living.cancelled()
+    assert await session.exists(path) is None
+
+
 async def test_what_is_absent_is_none_or_not_found(session: Session) -> None:
     missing = f"{session.paths.root}/missing"
     assert await session.get(missing) is None
