@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from engine.clock import boottime
-from engine.coordination.membership import Membership
+from engine.coordination.membership import DbState, Membership
 from engine.db.database import Database
 from engine.errors import Conflict, Unavailable
 
@@ -27,7 +27,6 @@ class DatabaseCut(Unavailable):
 async def watch_database(database: Database, membership: Membership) -> None:
     """Advertise whether the database answers; give up where others reach it and we do not."""
     answered_at = boottime()
-    down = False
     while True:
         await asyncio.sleep(DATABASE_PING_SECONDS)
         try:
@@ -35,19 +34,25 @@ async def watch_database(database: Database, membership: Membership) -> None:
                 await database.ping()
         except (Unavailable, TimeoutError) as error:
             silent = boottime() - answered_at
-            if not down:
-                LOG.warning("the database does not answer: %s", str(error) or "no answer in time")
-                await membership.update(db="down")
-                down = True
+            await _advertise(membership, "down", str(error) or "no answer in time")
             others = [m for m in membership.members if m.engine != membership.engine]
             if silent >= DATABASE_PATIENCE_SECONDS and any(m.db == "ok" for m in others):
                 raise DatabaseCut(f"no answer from the database for {silent:.0f} s: {error}") from error
         else:
-            if down:
-                LOG.info("the database answers again")
-                await membership.update(db="ok")
-                down = False
+            await _advertise(membership, "ok", "it answers again")
             answered_at = boottime()
+
+
+async def _advertise(membership: Membership, state: DbState, why: str) -> None:
+    """Tell the others, unless they know. A network that fails often takes ZooKeeper away at the same time:
+    then they are told at the next look, and the session goes on for as long as it may."""
+    if membership.me.db == state:
+        return
+    LOG.log(logging.WARNING if state == "down" else logging.INFO, "the database is %s: %s", state, why)
+    try:
+        await membership.update(db=state)
+    except Unavailable as error:
+        LOG.info("the others are not told yet that the database is %s: %s", state, error)
 
 
 def require_one_database(membership: Membership) -> None:
