@@ -18,7 +18,15 @@ from falcon.asgi import App, Response
 from engine.api.http import EngineRequest
 from engine.api.locks import lock_document
 from engine.db.errors import Duplicate
-from engine.errors import Conflict, EngineError, InvalidInput, NotFound, TaskFailed, Unavailable
+from engine.errors import (
+    AuthorityLost,
+    Conflict,
+    EngineError,
+    InvalidInput,
+    NotFound,
+    TaskFailed,
+    Unavailable,
+)
 from engine.locks.holds import LockRefused
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +40,7 @@ _STATUSES: tuple[tuple[type[EngineError], HTTPStatus, str], ...] = (
     (Conflict, HTTPStatus.CONFLICT, "conflict"),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (TaskFailed, HTTPStatus.BAD_GATEWAY, "task_failed"),
+    (AuthorityLost, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),  # the session of a moment ago is over
 )
 
 
@@ -50,7 +59,7 @@ async def _on_engine_error(
         await _on_unforeseen(request, response, error, params)
         return
     _kind, status, code = found
-    if isinstance(error, Unavailable):
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
         LOG.warning("request=%s unavailable: %s", request.request_id, error)
         response.set_header("Retry-After", RETRY_SECONDS)
     _problem(

@@ -12,6 +12,7 @@ from engine.config.shared import SharedConfiguration
 from engine.coordination.local import LocalServer
 from engine.coordination.session import SessionSettings, open_session
 from engine.db.database import Database
+from engine.errors import AuthorityLost
 from engine.secrets import Secrets
 from tests.contract.api.conftest import GivenCluster, conducting
 
@@ -154,3 +155,15 @@ async def test_what_is_the_same_for_all_hosts_and_unknown_clusters_are_refused(a
     assert bad.status_code == 422
     assert "hosts@default.tick_seconds: 0 is not allowed" in bad.json["detail"]
     assert (await api.simulate_get("/v1/config/history")).json["revisions"] == []
+
+
+async def test_a_session_that_has_just_ended_is_answered_as_unavailable(
+    database: Database, cluster: GivenCluster
+) -> None:
+    def over() -> SharedConfiguration:
+        raise AuthorityLost("the session is over")
+
+    async with conducting(database, cluster, shared=over) as api:
+        answered = await api.simulate_patch("/v1/config", json={"set": {"hosts.tick_seconds": 1}})
+    assert answered.status_code == 503
+    assert answered.headers["Retry-After"]
