@@ -8,7 +8,7 @@ of commands and the scheduler, each of which ends its own work first and leaves 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,3 +50,9 @@ class Scope:
         await duty()
         if self.open:
             raise RuntimeError(f"{name} has returned, and should have gone on")
+
+
+async def ended(tasks: Collection[asyncio.Task[None]], *, seconds: float) -> None:
+    """Wait until cancelled tasks have ended; for one that does not, no longer than `seconds`."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)

@@ -23,7 +23,7 @@ from engine.commands.services import Services, ShardClaim
 from engine.commands.sweeping import sweep
 from engine.errors import AuthorityLost, EngineError, Fenced, Unavailable
 from engine.plugin import ShardId
-from engine.scope import Scope
+from engine.scope import Scope, ended
 
 LOG = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class CommandExecutor:
     async def adopt(self, shards: Sequence[ShardClaim]) -> None:
         """Start acting for these; what they have unfinished is resumed in tasks of its own."""
         again = frozenset(claim.shard for claim in shards)
-        await _ended(self._drop(again & self._claims.keys()))
+        await ended(self._drop(again & self._claims.keys()), seconds=_END_SECONDS)
         self._claims.update((claim.shard, claim) for claim in shards)
         self.refresh(again)
 
@@ -103,7 +103,7 @@ class CommandExecutor:
             run.halt()
         if runs:
             await asyncio.wait([task for _, task in runs], timeout=self._services.settings.handover_seconds)
-        await _ended(self._cancel(numbers))
+        await ended(self._cancel(numbers), seconds=_END_SECONDS)
 
     def abandon(self, shards: Sequence[ShardClaim]) -> None:
         """Stop at once."""
@@ -285,8 +285,3 @@ class CommandExecutor:
                 await sweep(self._services, lambda id: self._services.shard_of(id) in self._claims)
             except EngineError as error:
                 LOG.warning("engine=%s: locks cannot be swept: %s", self._services.engine, error)
-
-
-async def _ended(tasks: Sequence[Awaitable[None]]) -> None:
-    if tasks:
-        await asyncio.wait([asyncio.ensure_future(task) for task in tasks], timeout=_END_SECONDS)

@@ -7,17 +7,16 @@ or may write is refused: it could plant values. Used by the driver only.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from engine.config import files
 from engine.errors import EngineError
 
 
@@ -57,18 +56,7 @@ def save(file: Path, cached: CachedValues) -> None:
         "read_at": cached.read_at.isoformat(),
         "values": {name: base64.b64encode(data).decode() for name, data in cached.values.items()},
     }
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # made 0600
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    files.replace(file, json.dumps(content), durable=True)
 
 
 def load(file: Path, source: str) -> CachedValues:

@@ -26,7 +26,8 @@ from oslo_config import cfg
 from engine.clock import utcnow
 from engine.config.catalogue import Declared, OptionCatalogue
 from engine.config.driver import age
-from engine.config.rendering import render, write
+from engine.config.files import replace
+from engine.config.rendering import render
 from engine.coordination.paths import Paths
 from engine.coordination.replica import Replica
 from engine.coordination.session import Session
@@ -247,7 +248,7 @@ class LiveConfiguration:
         note = f"what the cluster sets, as of {self._now().isoformat(timespec='seconds')}; made by the engine"
         rendered = render(nodes, self._catalogue, before=self._accepted, note=note)
         if rendered.accepted != self._accepted or not self._rendered.exists():
-            write(self._rendered, rendered.text)
+            replace(self._rendered, rendered.text, durable=False)
         self._accepted = rendered.accepted
         return rendered.refused
 
@@ -266,7 +267,7 @@ class LiveConfiguration:
         if not self._rendered.exists() or self._rendered.read_text().strip() == _NOTHING_KNOWN:
             LOG.warning("%s, and no values of the cluster are known from before: waiting for them", error)
             self.unread = True
-            write(self._rendered, _NOTHING_KNOWN + "\n")
+            replace(self._rendered, _NOTHING_KNOWN + "\n", durable=False)
             return
         status = self._rendered.stat()
         if status.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(status.st_mode) & 0o077:

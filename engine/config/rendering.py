@@ -3,17 +3,13 @@
 oslo.config reads a source driver once and lets any file hide it, so for our own processes the cluster's
 values are a file of their own, listed last: it hides the local file, is hidden by environment and command
 line, `mutate_config_files` sees its changes, and it is there when ZooKeeper is not. A value that does not
-fit is left as it was and told; it never takes an engine down. Pure, but for `write`.
+fit is left as it was and told; it never takes an engine down. Pure.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from engine.config import values
 from engine.config.catalogue import Declared, OptionCatalogue, lines
@@ -70,17 +66,3 @@ def _written(declared: Declared, data: bytes) -> list[str]:
     if not declared.secret:  # ciphertext is checked when it is read
         values.check(value, declared.option)
     return [f"{declared.option.dest} = {line}" for line in lines(declared.option, value)]
-
-
-def write(file: Path, text: str) -> None:
-    """Replace the file atomically, readable by us alone. Raises `OSError`."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # made 0600
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

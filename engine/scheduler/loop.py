@@ -31,7 +31,7 @@ from engine.scheduler.runs import Runs
 from engine.scheduler.services import Commands, SchedulerSettings, ShardClaim, Tasks
 from engine.scheduler.store import FireStore
 from engine.scheduler.watch import CommandWatch
-from engine.scope import Scope
+from engine.scope import Scope, ended
 
 LOG = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Scheduler:
     async def adopt(self, shards: Sequence[ShardClaim]) -> None:
         """Start acting for these; what has not ended there is recovered."""
         again = frozenset(claim.shard for claim in shards)
-        await _ended(self._drop(again & self._claims.keys()))
+        await ended(self._drop(again & self._claims.keys()), seconds=_END_SECONDS)
         self._claims.update((claim.shard, claim) for claim in shards)
         self.refresh(again)
 
@@ -124,7 +124,7 @@ class Scheduler:
             self._forget(numbers)
         if tasks := self._runs.tasks_of(held):
             await asyncio.wait(tasks, timeout=self._settings.handover_seconds)
-        await _ended(self._runs.cancel(numbers))
+        await ended(self._runs.cancel(numbers), seconds=_END_SECONDS)
 
     def abandon(self, shards: Sequence[ShardClaim]) -> None:
         """Stop at once."""
@@ -400,8 +400,3 @@ class Scheduler:
                     pass
             except (Unavailable, AuthorityLost, Fenced) as error:
                 LOG.debug("engine=%s: the history of jobs was not pruned: %s", self._engine, error)
-
-
-async def _ended(tasks: Sequence[Awaitable[None]]) -> None:
-    if tasks:
-        await asyncio.wait([asyncio.ensure_future(task) for task in tasks], timeout=_END_SECONDS)

@@ -14,7 +14,8 @@ from oslo_config import cfg, types
 
 from engine.config import values
 from engine.config.catalogue import OptionCatalogue, canonical
-from engine.config.rendering import render, write
+from engine.config.files import replace
+from engine.config.rendering import render
 from engine.errors import InvalidInput
 
 OPTIONS = [
@@ -37,7 +38,7 @@ CATALOGUE = OptionCatalogue(
 def parsed(text: str, directory: Path) -> cfg.ConfigOpts:
     """As an oslo program reads the file."""
     file = directory / "rendered.conf"
-    write(file, text)
+    replace(file, text, durable=False)
     conf = cfg.ConfigOpts()
     conf.register_opts(OPTIONS, group="hosts")
     conf([], default_config_files=[str(file)], default_config_dirs=[])
