@@ -141,6 +141,7 @@ def catalogue(found: Installed | None = None) -> OptionCatalogue:
     per_cluster = {f"{p.GROUP}/{name}" for p in _PACKAGES for name in getattr(p, "PER_CLUSTER", ())}
     for group, kind in _plugins(found or Installed()):
         per_cluster |= {f"{group}/{name}" for name in getattr(kind, "per_cluster", ())}
+        local |= {f"{group}/{name}" for name in getattr(kind, "local", ())}
     return OptionCatalogue([(None, _log_options()), *list_opts(found)], local=local, per_cluster=per_cluster)
 
 

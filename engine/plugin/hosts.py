@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -249,6 +249,8 @@ class HostDriver(ABC):
     contract: ClassVar[int] = CONTRACT_VERSION
     options: ClassVar[Sequence[Any]] = ()
     """oslo.config options, registered under `[driver_<name>]`; read values arrive in `__init__`."""
+    local: ClassVar[Collection[str]] = ()
+    """The names of those that belong to one machine (paths): the cluster never sets them."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         """`values`: option name to value. Raises `InvalidInput` when they do not fit together."""

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from engine.plugin import (
@@ -22,7 +22,7 @@ from engine.plugin import (
     HostUnreachable,
 )
 from plugins.drivers.vdsm.connection import VdsmConnection
-from plugins.drivers.vdsm.options import OPTIONS, Settings
+from plugins.drivers.vdsm.options import LOCAL, OPTIONS, Settings
 from plugins.drivers.vdsm.ssh import SshDoor
 from plugins.drivers.vdsm.stomp import Decoder
 from plugins.drivers.vdsm.tls import TlsChannel, client_context
@@ -33,6 +33,7 @@ class VdsmDriver(HostDriver):
     """Entry point `engine.drivers`, name `vdsm`; options `[driver_vdsm]`."""
 
     options: ClassVar[Sequence[Any]] = OPTIONS
+    local: ClassVar[Collection[str]] = LOCAL
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._settings = settings = Settings.from_values(values)

@@ -188,4 +188,6 @@ def _ssh(read: Mapping[str, Any]) -> SshSettings:
     )
 
 
+LOCAL: Final = ("ca_file", "cert_file", "key_file", "ssh_key_file", "ssh_known_hosts_file")
+"""Files of one machine."""
 _FILES: Final = ("ca_file", "cert_file", "key_file")

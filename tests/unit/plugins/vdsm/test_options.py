@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
+from engine import options
 from engine.plugin import InvalidInput
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.drivers.vdsm.options import OPTIONS, Settings
@@ -58,3 +59,13 @@ def test_a_key_without_asyncssh_is_refused_at_the_start(monkeypatch: pytest.Monk
     VdsmDriver({})
     with pytest.raises(InvalidInput, match="install the extra soft-fencing"):
         VdsmDriver({"ssh_key_file": "/dev/null", "ssh_check_host_key": False})
+
+
+def test_files_belong_to_one_machine_and_the_cluster_does_not_set_them() -> None:
+    declared = options.catalogue().get("driver_vdsm/ssh_key_file")
+    assert declared is not None
+    assert declared.local
+    shared = options.catalogue().get("driver_vdsm/ssh_port")
+    assert shared is not None
+    assert not shared.local
+    assert set(VdsmDriver.local) <= {option.dest for option in OPTIONS}
