@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from engine.commands.catalogue import Catalogue
@@ -19,12 +18,11 @@ from engine.commands.submission import Submission
 from engine.coordination.session import SessionSettings, open_session
 from engine.db.database import Database
 from engine.db.groupcommit import GroupCommit
-from engine.errors import AuthorityLost
 from engine.locks.holds import HoldView
 from engine.locks.lock import Locks
 from engine.plugin import EngineId, ShardId
-from engine.sharding.store import EpochStore
 from tests.contract.commands.script import WORLDS, Script, World
+from tests.contract.given import GivenOwner
 
 SHARDS = 4
 DEADLINE_SECONDS = 10.0
@@ -39,60 +37,17 @@ CATALOGUE = Catalogue({"script": Script})
 _numbers = itertools.count(1)
 
 
-class GivenAuthority:
-    """`down`: the connection is away, as it may be for a moment; `refused` is set by whoever asks then."""
-
-    def __init__(self) -> None:
-        self.over = self.down = False
-        self.refused = asyncio.Event()
-
-    def check(self) -> None:
-        if self.over or self.down:
-            self.refused.set()
-            raise AuthorityLost("it was taken away")
-
-    def remaining_seconds(self) -> float:
-        return 0.0 if self.over else 60.0
-
-
-@dataclass(frozen=True)
-class Claim:
-    shard: ShardId
-    epoch: int
-    authority: GivenAuthority = field(default_factory=GivenAuthority)
-
-
-class Engine:
-    """One executor. `die` is what a SIGKILL is to the others: nothing is written or sent any more."""
+class Engine(GivenOwner):
+    """One executor."""
 
     def __init__(self, cluster: Cluster, name: str, executor: CommandExecutor) -> None:
-        self.name = name
+        super().__init__(cluster, name, executor)
         self.executor = executor
-        self._cluster = cluster
-        self.claims: list[Claim] = []
-
-    async def take(self, *shards: int) -> None:
-        wanted = [ShardId(shard) for shard in (shards or range(SHARDS))]
-        epochs = {shard: next(self._cluster.epochs) for shard in wanted}
-        won = await EpochStore(self._cluster.database).take(epochs, EngineId(self.name))
-        assert won == set(wanted)
-        claims = [Claim(shard, epochs[shard]) for shard in wanted]
-        self.claims += claims
-        for shard in wanted:
-            self._cluster.owners[shard] = self
-        await self.executor.adopt(claims)
-
-    def die(self) -> None:
-        for claim in self.claims:
-            claim.authority.over = True
-        self.executor.abandon(self.claims)
-
-    async def hand_over(self) -> None:
-        await self.executor.release(self.claims)
-        self.claims = []
 
 
 class Cluster:
+    shards = SHARDS
+
     def __init__(self, database: Database, locks: Locks) -> None:
         self.database = database
         self.locks = locks

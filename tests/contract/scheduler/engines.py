@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 
 from engine.db.database import Database
 from engine.db.tables import event, schedule
-from engine.errors import AuthorityLost, InvalidInput, NotFound
+from engine.errors import InvalidInput, NotFound
 from engine.plugin import Authority, EngineId, Json, ShardId
 from engine.scheduler.jobs.desk import JobDesk
 from engine.scheduler.jobs.store import JobStore
@@ -23,7 +22,7 @@ from engine.scheduler.records import Fire, FireState, Schedule
 from engine.scheduler.services import CommandEnd, SchedulerSettings
 from engine.scheduler.store import FireStore
 from engine.sharding.hashing import shard_of
-from engine.sharding.store import EpochStore
+from tests.contract.given import GivenOwner
 
 SHARDS = 4
 DEADLINE_SECONDS = 15.0
@@ -34,28 +33,6 @@ SETTINGS = SchedulerSettings(
     prune_seconds=0.1,
     command_look_seconds=0.02,
 )
-
-
-class GivenAuthority:
-    def __init__(self) -> None:
-        self.over = False
-        self.disconnected = False
-
-    def check(self) -> None:
-        if self.disconnected:
-            raise AuthorityLost("the connection is down")
-        if self.over:
-            raise AuthorityLost("it was taken away")
-
-    def remaining_seconds(self) -> float:
-        return 0.0 if self.over else 60.0
-
-
-@dataclass(frozen=True)
-class Claim:
-    shard: ShardId
-    epoch: int
-    authority: GivenAuthority = field(default_factory=GivenAuthority)
 
 
 class World:
@@ -122,39 +99,18 @@ class GivenCommands:
         self.ends[command_id] = CommandEnd(command_id, False, "cancelled", "")
 
 
-class Engine:
-    """One scheduler. `die` is what a SIGKILL is to the others: nothing is begun or written any more."""
+class Engine(GivenOwner):
+    """One scheduler."""
 
     def __init__(self, cluster: Cluster, name: str, scheduler: Scheduler) -> None:
-        self.name = name
+        super().__init__(cluster, name, scheduler)
         self.scheduler = scheduler
         self.fenced: set[ShardId] = set()
-        self.claims: list[Claim] = []
-        self._cluster = cluster
-
-    async def take(self, *shards: int) -> None:
-        wanted = [ShardId(shard) for shard in (shards or range(SHARDS))]
-        epochs = {shard: next(self._cluster.epochs) for shard in wanted}
-        won = await EpochStore(self._cluster.database).take(epochs, EngineId(self.name))
-        assert won == set(wanted)
-        claims = [Claim(shard, epochs[shard]) for shard in wanted]
-        self.claims += claims
-        for shard in wanted:
-            self._cluster.owners[shard] = self
-        await self.scheduler.adopt(claims)
-
-    def die(self) -> None:
-        for claim in self.claims:
-            claim.authority.over = True
-        self.scheduler.abandon(self.claims)
-        self.claims = []
-
-    async def hand_over(self) -> None:
-        await self.scheduler.release(self.claims)
-        self.claims = []
 
 
 class Cluster:
+    shards = SHARDS
+
     def __init__(self, database: Database) -> None:
         self.database = database
         self.world = World()

@@ -137,7 +137,7 @@ async def test_an_engine_that_was_overtaken_writes_nothing_and_starts_nothing(cl
 async def test_a_connection_that_is_down_for_a_while_delays_runs_and_loses_none(cluster: Cluster) -> None:
     async def checks(arguments: Json) -> None:
         for claim in engine.claims:
-            claim.authority.disconnected = True
+            claim.authority.down = True
         engine.claims[0].authority.check()
 
     cluster.world.doing["checks"] = checks
@@ -149,7 +149,7 @@ async def test_a_connection_that_is_down_for_a_while_delays_runs_and_loses_none(
         assert await cluster.runs(job) == []
         cluster.world.doing["checks"] = cluster.world.doing["done"] = _nothing
         for claim in engine.claims:
-            claim.authority.disconnected = False
+            claim.authority.down = False
         assert states(await cluster.ended(job)) == [FireState.SUCCEEDED]
         assert states(await cluster.ended(hindered)) == [FireState.SUCCEEDED]
 

@@ -40,7 +40,7 @@ from plugins.commands import hosts as host_commands
 from plugins.drivers.vdsm import VdsmDriver
 from plugins.simulator.host import SimulatedHost
 from plugins.simulator.log import Entry, PowerChange, Request, VmChange, read_log, read_requests
-from tests.contract.commands.engines import Claim
+from tests.contract.given import Claim
 
 SHARDS = 8
 SECRETS = Secrets(MultiFernet([Fernet(Fernet.generate_key())]))
