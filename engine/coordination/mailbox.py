@@ -38,7 +38,7 @@ class Mailbox:
             call, arguments = self._letters.popleft()
             try:
                 call(*arguments)
-            except Exception as error:
+            except Exception as error:  # one recipient's fault must not keep the others' letters back
                 self._loop.call_exception_handler(
                     {"message": "a callback of the ZooKeeper session failed", "exception": error}
                 )

@@ -85,7 +85,7 @@ class Names:
             return
         try:
             await_only(driver.execute(_RENAME, self.present))
-        except Exception as error:
+        except Exception as error:  # whatever the driver says of it: another connection will do
             raise sa.exc.DisconnectionError(str(error)) from error
         record.info["application_name"] = self.present
 

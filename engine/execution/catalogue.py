@@ -66,7 +66,7 @@ def load_tasks(
         else:
             try:
                 values = read_options(name, kind.options) if read_options and kind.options else {}
-            except Exception as error:
+            except Exception as error:  # a plugin's declarations may be anything
                 LOG.error("task %s: its options in [task_%s] are not usable: %s", name, name, error)
                 continue
             tasks[name] = LoadedTask(name, kind, values)

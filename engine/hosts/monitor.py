@@ -282,7 +282,7 @@ class HostMonitor:
                 await self.connection.close()
         except TimeoutError:
             _log.warning("%s: the driver did not close the connection", self._called)
-        except Exception:
+        except Exception:  # as above; whoever ends many hosts must end the others, too
             self._context.counters.faults += 1
             _log.exception("%s: the driver failed to close the connection", self._called)
         self.connection = None

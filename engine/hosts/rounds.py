@@ -75,7 +75,7 @@ class Rounds:
     async def _round(self, monitor: HostMonitor) -> None:
         try:
             await monitor.poll()
-        except Exception:
+        except Exception:  # a defect of ours, since `poll` sees to the drivers': it costs one host
             self._counters.faults += 1
             _log.exception("host=%s: a round failed", monitor.host.id)
         finally:

@@ -147,7 +147,7 @@ def _options(conf: cfg.ConfigOpts, name: str, factory: type[Singleton]) -> dict[
     try:
         conf.register_opts(list(factory.options), group)
         values = {option.dest: conf[group][option.dest] for option in factory.options}
-    except Exception as error:
+    except Exception as error:  # a plugin's declarations may be anything
         raise Refusal(f"its options in [{group}] are not usable: {error}") from error
     mutable = [option.dest for option in factory.options if option.mutable]
 
