@@ -40,6 +40,10 @@ class Agenda:
         """When there is something to do; perhaps a little early."""
         return self._heap[0][0] if self._heap else None
 
+    def jobs(self) -> dict[str, Schedule]:
+        """All of them, as they were last read."""
+        return {id: entry.job for id, entry in self._entries.items()}
+
     def put(self, job: Schedule) -> None:
         """This job as it is now, in place of what was known of it."""
         assert job.next_fire_at is not None

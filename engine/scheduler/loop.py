@@ -188,11 +188,10 @@ class Scheduler:
             self.clock.feed(await self._store.sample())
         unread, self._unread = self._unread & self._claims.keys(), set()
         try:
+            await self._fire_due()  # what is due does not wait for what is read
             if unread:
                 await self._read(unread)
-            while batch := self._agenda.pop_due(self.clock.now(), most=self._settings.batch):
-                await self._fire(batch)
-            if unread:
+                await self._fire_due()
                 await self._adopt_open(unread)
             if ready := self._backlog.pop_ready(self._runs.hinders, most=MOST_TAKEN):
                 await self._adopt(ready, busy=set())
@@ -202,9 +201,13 @@ class Scheduler:
             self._unread |= unread & self._claims.keys()
             raise
 
+    async def _fire_due(self) -> None:
+        while batch := self._agenda.pop_due(self.clock.now(), most=self._settings.batch):
+            await self._fire(batch)
+
     async def _read(self, shards: Collection[ShardId]) -> None:
         until = self.clock.now() + timedelta(seconds=self._settings.window_seconds)
-        found = await self._store.window(shards, until)
+        found = await self._store.window(shards, until, known=self._agenda.jobs())
         held = self._claims.keys() & shards
         self._agenda.replace(held, [job for job in found if job.shard in held])
 
