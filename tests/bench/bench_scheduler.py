@@ -3,10 +3,11 @@
     python -m tests.bench.bench_scheduler [--only burst,steady,added,kill,peers] [--jobs N] [--seconds N]
 
     burst   jobs that are all due at one instant: started and completed a second
-    steady  50 jobs a second: from due to start
+    steady  50 jobs a second: from due to start; beside it, in the same seconds, how long one process takes
+            from an instant to the commit of one row on the same server
     added   jobs added through the API for now: from the request to the start
     kill    SIGKILL of the engine that runs a job: until the heir has started it again
-    peers   the burst with APScheduler 4 and procrastinate, where they can be imported (see job_peers.py)
+    peers   the burst with APScheduler 4, procrastinate and Quartz, where they are there (see job_peers.py)
 
 A job notes its own start. Prints `name: value unit`.
 """
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ from tests.notes import Note, notes_in, noting
 ENGINES = 2
 AHEAD_SECONDS = 12.0
 """How long before they are due jobs are there: longer than an engine takes to look by itself."""
-PEERS = ("apscheduler4", "procrastinate")
+PEERS = ("apscheduler4", "procrastinate", "quartz")
 
 
 def say(name: str, value: float, unit: str, note: str = "") -> None:
@@ -94,6 +96,19 @@ class Site:
                 if found >= count:
                     return float(at.timestamp())
                 await asyncio.sleep(0.05)
+
+    async def floor(self, begin: datetime, count: int, *, rate: float) -> list[float]:
+        """At so many instants: milliseconds until one row was committed, with nothing but a connection."""
+        took = []
+        async with self.database.writing() as connection:
+            await connection.execute(sa.text("CREATE TABLE beside (number integer)"))
+        for number in range(count):
+            due = begin.timestamp() + number / rate
+            await asyncio.sleep(max(0.0, due - time.time()))
+            async with self.database.writing() as connection:
+                await connection.execute(sa.text("INSERT INTO beside VALUES (1)"))
+            took.append((time.time() - due) * 1000)
+        return took
 
     async def noted(self, wanted: Callable[[list[Note]], bool], *, seconds: float) -> list[Note]:
         async with asyncio.timeout(seconds):
@@ -151,10 +166,13 @@ async def steady(rate: int, seconds: float) -> None:
         begin = await here.now() + timedelta(seconds=AHEAD_SECONDS)
         count = int(rate * seconds)
         await here.load([begin + timedelta(seconds=n / rate) for n in range(count)], "steady")
-        notes = await here.noted(lambda notes: len(notes) >= count, seconds=AHEAD_SECONDS + seconds + 30)
+        floor = await here.floor(begin, int(seconds * 10), rate=10)
+        notes = await here.noted(lambda notes: len(notes) >= count, seconds=30)
     late = [note.late * 1000 for note in notes]
-    say(f"scheduler.steady_{rate}.due_to_start_p50", percentile(late, 0.5), "ms", "target=10")
-    say(f"scheduler.steady_{rate}.due_to_start_p99", percentile(late, 0.99), "ms", "target=100")
+    for share, target in ((0.5, 10), (0.99, 100)):
+        name, beside = f"scheduler.steady_{rate}.p{share * 100:.0f}", percentile(floor, share)
+        say(f"{name}.due_to_start", percentile(late, share), "ms", f"target={target}")
+        say(f"{name}.instant_to_one_row_committed", beside, "ms", "one process beside it")
 
 
 async def added(count: int) -> None:
