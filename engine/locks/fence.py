@@ -21,13 +21,24 @@ class Fence:
     was removed by force; `why` then says which."""
 
     def __init__(
-        self, authority: Authority, path: str, nonce: str, modes: Mapping[Key, Mode], token: int
+        self,
+        authority: Authority,
+        path: str,
+        nonce: str,
+        modes: Mapping[Key, Mode],
+        token: int,
+        *,
+        version: int,
+        handed: frozenset[Key],
     ) -> None:
+        """`version` of the hold, and those of its keys that were `handed` to it: for its release."""
         self._authority = authority
         self._path = path
         self.nonce = nonce
         self.modes = modes
         self.token = token
+        self.version = version
+        self.handed = handed
         self.lost = asyncio.Event()
         self.why = ""
         self._body: asyncio.Task[object] | None = None

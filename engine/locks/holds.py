@@ -1,11 +1,13 @@
 """A hold: who has which keys, as its node at /holds/<nonce> says; and the refusals that quote it.
 
-Pure. The node is written once and never set, so what was read of a nonce stays true of it. A hold of a
-session is ephemeral; a hold of a command is named after the command, so that anybody finds it again.
+Pure. What was read of a nonce that is held stays true of it. A hold of a session is ephemeral; a hold
+of a command is named after the command, so that anybody finds it again. Who waits for one key may have
+made its hold beforehand: it says `waiting`, and is none until it is set to say so no more.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from engine.locks.keys import Key, Mode, Wanted
 
 _COMMAND = "command-"
 _UNKNOWN = "unknown"
+_WAITING = "waiting"
 
 
 def new_nonce() -> str:
@@ -81,18 +84,22 @@ class Hold:
     def ephemeral(self) -> bool:
         return self.command is None
 
-    def to_json(self) -> bytes:
-        return orjson.dumps(
-            {
-                "keys": dict(self.modes),
-                "engine": self.engine,
-                "command": self.command,
-                "user": self.user,
-                "since": self.since,
-                "reason": self.reason,
-                "attempt": self.attempt,
-            }
-        )
+    def anew(self) -> Self:
+        """The same under a name that was never used."""
+        nonce = new_nonce()
+        return dataclasses.replace(self, nonce=nonce, attempt=nonce)
+
+    def to_json(self, *, waiting: bool = False) -> bytes:
+        said: dict[str, object] = {
+            "keys": dict(self.modes),
+            "engine": self.engine,
+            "command": self.command,
+            "user": self.user,
+            "since": self.since,
+            "reason": self.reason,
+            "attempt": self.attempt,
+        }
+        return orjson.dumps(said | {_WAITING: True} if waiting else said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +114,7 @@ class HoldView:
     since: datetime | None
     reason: str
     token: int
+    version: int = 0
 
     @classmethod
     def from_node(cls, nonce: str, node: Node, *, incarnation: int) -> Self:
@@ -122,7 +130,8 @@ class HoldView:
                 user=str(raw["user"]),
                 since=datetime.fromisoformat(raw["since"]),
                 reason=str(raw["reason"]),
-                token=token_of(incarnation, node.stat.czxid),
+                token=token_of(incarnation, node.stat.mzxid),
+                version=node.stat.version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MalformedNode(f"the hold {nonce} is not what it should be: {error!r}") from error
@@ -157,6 +166,17 @@ class HoldView:
         since = f", since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
         why = f" ({self.reason})" if self.reason else ""
         return f"{what}{who} on {self.engine}{since}{why}"
+
+
+def once_held(data: bytes) -> bytes | None:
+    """What a hold that waits will say when it is held; None for one that is no such hold."""
+    try:
+        raw = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(raw, dict) or raw.pop(_WAITING, None) is not True:
+        return None
+    return orjson.dumps(raw)
 
 
 class LockRefused(Conflict):

@@ -8,7 +8,7 @@ while they stand here, so none can wait for another in a circle.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from engine.coordination.operations import Create, Delete, Reason, Rejected
 from engine.coordination.session import Session
@@ -23,6 +23,11 @@ class Displaced(EngineError):
     """Our node in the line is gone, though the session lives: somebody's hand. Queue up again."""
 
 
+def prefix_of(place: str) -> str:
+    """What the name of a place began with, given its path."""
+    return place.rpartition("/")[2][: -_SEQUENCE_DIGITS - 1]
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """First come, first."""
     return sorted(names, key=lambda name: name[-_SEQUENCE_DIGITS:])
@@ -31,8 +36,18 @@ def in_order(names: Iterable[str]) -> list[str]:
 class Place:
     """One waiter's place. `prefix` is unique, so that a place whose creation went unanswered is found."""
 
-    def __init__(self, session: Session, watches: Watches, key: Key, prefix: str, data: bytes) -> None:
+    def __init__(
+        self,
+        session: Session,
+        watches: Watches,
+        key: Key,
+        prefix: str,
+        data: bytes,
+        hold: Create | None = None,
+    ) -> None:
+        """`hold` is made with the place."""
         self.key = key
+        self.hold = hold
         self._session = session
         self._watches = watches
         self._line = session.paths.line(key)
@@ -46,14 +61,17 @@ class Place:
     async def join(self) -> None:
         """Queue up at the end."""
         create = Create(f"{self._line}/{self._prefix}", self._data, ephemeral=True, sequence=True)
+        operations = [create] if self.hold is None else [create, self.hold]
         while not self._name:
             try:
-                created, _ = await self._session.create_node(create)
-                self._name = created.rpartition("/")[2]
+                results = await self._session.commit(*operations)
+                self._name = results[0].path.rpartition("/")[2]
             except Rejected as refused:
+                if refused.reason is Reason.EXISTS:
+                    raise Displaced(f"{refused.path} is there without a place in the line") from refused
                 if refused.reason is not Reason.ABSENT:
                     raise
-                await self._found_line(create)
+                await self._found_line(operations)
             except OutcomeUnknown:
                 self._name = await self._found()
             except Unavailable:
@@ -80,13 +98,18 @@ class Place:
         mine = Delete(f"{self._line}/{self._name}")
         return [mine, Delete(self._line)] if self.alone else [mine]
 
-    def left(self) -> bool:
-        """That transaction held; is anything left to do?"""
+    def left(self) -> None:
+        """That transaction held."""
         self._left = True
-        return not self.alone
 
-    async def leave(self) -> None:
-        """Remove what is left of this place, and the line with it when it was the last."""
+    @property
+    def cleared(self) -> bool:
+        """The line is gone, and our place with it."""
+        return self._left and self.alone
+
+    async def leave(self) -> str:
+        """Remove what is left of this place, and the line with it when it was the last; else the path of
+        whoever is first there now."""
         while not self._session.ended.is_set():
             try:
                 if not self._left:
@@ -95,22 +118,25 @@ class Place:
                         await self._delete(f"{self._line}/{self._name}")
                     self._left = True
                 # Whoever is there now looks after leaving, as we do: the last one finds nobody.
-                if not await self._names():
-                    await self._delete(self._line)
-                return
+                if names := in_order(await self._names()):
+                    return f"{self._line}/{names[0]}"
+                await self._delete(self._line)
+                return ""
             except Unavailable:
                 with contextlib.suppress(Unavailable, AuthorityLost):  # the loop looks whether it is over
                     await self._reconnected()
             except AuthorityLost:
-                return
+                return ""
+        return ""
 
-    async def _found_line(self, create: Create) -> None:
+    async def _found_line(self, operations: Sequence[Create]) -> None:
         try:
-            results = await self._session.commit(Create(self._line, container=True), create)
+            results = await self._session.commit(Create(self._line, container=True), *operations)
             self._name = results[1].path.rpartition("/")[2]
         except Rejected as refused:
             if refused.reason is Reason.ABSENT:
                 await self._session.ensure(self._session.paths.waits)
+                await self._session.ensure(self._session.paths.holds)
             elif refused.reason is not Reason.EXISTS:
                 raise
 

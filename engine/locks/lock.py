@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from datetime import datetime
 
 from engine.clock import utcnow
@@ -21,7 +21,7 @@ from engine.coordination.tokens import token_of
 from engine.errors import AuthorityLost, EngineError, NotFound, Unavailable
 from engine.locks.commits import GroupCommit
 from engine.locks.fence import Fence
-from engine.locks.holds import AlreadyHeld, Hold, HoldView, LockRefused, nonce_of_command
+from engine.locks.holds import AlreadyHeld, Hold, HoldView, LockRefused, nonce_of_command, once_held
 from engine.locks.keys import FOREVER, Forever, Key, Mode, Wanted
 from engine.locks.line import in_order
 from engine.locks.release import Releases
@@ -123,16 +123,19 @@ class Locks:
         if self._guarding is None:
             await self._guard()
         hold = Hold.of_session(wanted, engine=self._engine, user=user, since=self._now(), reason=reason)
-        czxid = await self._takings.take(hold, wait)
+        taken = await self._takings.take(hold, wait)
+        nonce = taken.hold.nonce
         fence = Fence(
             self._session.authority,
-            self._session.paths.hold(hold.nonce),
-            hold.nonce,
+            self._session.paths.hold(nonce),
+            nonce,
             hold.modes,
-            token_of(self._incarnation, czxid),
+            token_of(self._incarnation, taken.zxid),
+            version=taken.version,
+            handed=taken.handed,
         )
-        self._fences[hold.nonce] = fence
-        self._tasks[hold.nonce] = asyncio.current_task()
+        self._fences[nonce] = fence
+        self._tasks[nonce] = asyncio.current_task()
         if self._session.ended.is_set():
             fence.end("the session is over")
         return fence
@@ -141,6 +144,7 @@ class Locks:
         """Release. Goes on in the background when cancelled here, or while disconnected."""
         self._fences.pop(fence.nonce, None)
         self._tasks.pop(fence.nonce, None)
+        heir = self._takings.heirs.pop(fence.nonce, None)
         removed = fence.lost.is_set()
         fence.end("it was released")
         if removed or self._session.ended.is_set():
@@ -150,7 +154,7 @@ class Locks:
             if error is not None:
                 self._insist(fence)
 
-        outcome = self._releases.submit(fence.nonce, fence.modes, late)
+        outcome = self._releases.submit(fence, heir, late)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await outcome
@@ -188,13 +192,13 @@ class Locks:
             since=self._now(),
             reason=reason,
         )
-        return token_of(self._incarnation, await self._takings.take(hold, wait))
+        return token_of(self._incarnation, (await self._takings.take(hold, wait)).zxid)
 
     async def release_command(self, command_id: str) -> None:
         """Release what a command holds; nothing, if it holds nothing. Raises `Unavailable`."""
         held = await self.command_hold(command_id)
         if held is not None:
-            await self._releases.end(held.nonce, held.modes)
+            await self._releases.end(held.nonce, held.modes, version=held.version)
 
     async def command_token(self, command_id: str) -> int | None:
         """The token of the command's locks, if it holds any now."""
@@ -209,7 +213,7 @@ class Locks:
 
     async def hold(self, nonce: str) -> HoldView | None:
         node = await self._session.get(self._session.paths.hold(nonce))
-        if node is None:
+        if node is None or once_held(node.data) is not None:
             return None
         return HoldView.from_node(nonce, node, incarnation=self._incarnation)
 
@@ -222,7 +226,7 @@ class Locks:
         nodes = await self._session.get_many([self._session.paths.hold(name) for name in names])
         found = []
         for name, node in zip(names, nodes, strict=True):
-            if node is None:
+            if node is None or once_held(node.data) is not None:
                 continue
             try:
                 found.append(HoldView.from_node(name, node, incarnation=self._incarnation))
@@ -246,7 +250,7 @@ class Locks:
 
         A command's hold also needs its row's `lock_token` set to NULL *before* this.
         """
-        return await self._releases.end(held.nonce, held.modes, by_force=True)
+        return await self._releases.end(held.nonce, held.modes, version=held.version, by_force=True)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -255,9 +259,13 @@ class Locks:
 
     async def _release(self, fence: Fence) -> None:
         """Until it is certain: a hold that stayed behind in a living session would stay for good."""
+
+        def release() -> Awaitable[bool]:
+            return self._releases.end(fence.nonce, fence.modes, version=fence.version, handed=fence.handed)
+
         while not self._session.ended.is_set():
             try:
-                await steadily(self._session, lambda: self._releases.end(fence.nonce, fence.modes))
+                await steadily(self._session, release)
                 return
             except Unavailable:
                 await asyncio.sleep(_AGAIN_SECONDS)

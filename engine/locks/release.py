@@ -12,8 +12,9 @@ from engine.coordination.operations import Reason, Rejected, SetData
 from engine.coordination.session import Session
 from engine.errors import OutcomeUnknown
 from engine.locks.commits import Abandoned, GroupCommit
+from engine.locks.fence import Fence
 from engine.locks.keys import Key, Mode
-from engine.locks.transactions import Step, abandoning, releasing
+from engine.locks.transactions import HELD_AT_ONCE, Heir, Step, abandoning, handing, releasing
 
 
 class Releases:
@@ -22,31 +23,40 @@ class Releases:
         self._commits = commits
 
     def submit(
-        self, nonce: str, modes: Mapping[Key, Mode], abandoned: Abandoned | None = None
+        self, fence: Fence, heir: Heir | None, abandoned: Abandoned | None = None
     ) -> asyncio.Future[int]:
-        """The first try of `end`, which in most cases is the only one needed."""
-        steps = releasing(self._session.paths, nonce, modes)
-        return self._commits.submit([step.operation for step in steps], abandoned)
+        """The first try of `end`, which in most cases is the only one needed. An heir makes it fail, who
+        is no longer there."""
+        paths = self._session.paths
+        steps = releasing(paths, fence.nonce, fence.modes, version=fence.version, handed=fence.handed)
+        operations = [step.operation for step in steps]
+        if heir is not None:
+            operations += handing(paths, heir)
+        return self._commits.submit(operations, abandoned)
 
     async def end(
         self,
         nonce: str,
         modes: Mapping[Key, Mode],
         *,
-        shared_with: Collection[Key] = (),
+        version: int = HELD_AT_ONCE,
+        handed: Collection[Key] = (),
         by_force: bool = False,
     ) -> bool:
-        """Delete the hold and its keys; False when it was gone already.
+        """Delete the hold, which has `version`, and its keys; False when it was gone already.
 
-        `shared_with` are keys that others are thought to hold besides; wrong guesses cost a round trip.
+        `handed` are keys that are thought to have been handed to it; wrong guesses cost a round trip.
         `by_force` tells every engine to look at its holds. Raises `Unavailable` (perhaps nothing was
         done: ask again), `AuthorityLost` when the session is over.
         """
         paths = self._session.paths
-        others, missing = set(shared_with), set[Key]()
+        others, missing, received, guessed = set[Key](), set[Key](), set(handed), set[Key]()
+        shared = {key for key, mode in modes.items() if mode is Mode.SHARED}
         unsure = False
         while True:
-            steps = releasing(paths, nonce, modes, others=others, missing=missing)
+            steps = releasing(
+                paths, nonce, modes, version=version, others=others, missing=missing, handed=received
+            )
             if by_force:
                 steps.append(Step(SetData(paths.holds, nonce.encode())))
             try:
@@ -60,7 +70,12 @@ class Releases:
                     others.add(key)
                     continue
                 elif key is not None and refused.reason is Reason.ABSENT:
-                    missing.add(key)
+                    (guessed if key in received - guessed else missing).add(key)
+                    received.discard(key)
+                    continue
+                elif key is not None and refused.reason is Reason.VERSION and key not in guessed | shared:
+                    guessed.add(key)
+                    received.add(key)
                     continue
                 else:
                     raise

@@ -23,6 +23,7 @@ class Bell:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._rung = asyncio.Event()
+        self.paths: set[str] = set()
 
     def ring(self) -> None:
         self._rung.set()
@@ -47,13 +48,19 @@ class Watches:
     @contextlib.contextmanager
     def on(self, path: str) -> Iterator[Bell]:
         bell = Bell(self._session)
-        self._bells.setdefault(path, set()).add(bell)
+        self.hang(bell, path)
         try:
             yield bell
         finally:
-            self._bells[path].discard(bell)
-            if not self._bells[path]:
-                del self._bells[path]
+            for one in bell.paths:
+                self._bells[one].discard(bell)
+                if not self._bells[one]:
+                    del self._bells[one]
+
+    def hang(self, bell: Bell, path: str) -> None:
+        """Have it ring for `path`, too."""
+        bell.paths.add(path)
+        self._bells.setdefault(path, set()).add(bell)
 
     def _on_event(self, path: str) -> None:
         for bell in self._bells.get(path, ()):

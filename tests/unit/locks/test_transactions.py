@@ -38,7 +38,7 @@ def test_a_later_sharer_holds_to_the_container_and_an_exclusive_replaces_an_empt
 
 def test_releasing_deletes_the_hold_first_and_a_container_only_at_version_one() -> None:
     assert [step.operation for step in releasing(PATHS, "n", MODES)] == [
-        Delete(HOLD),
+        Delete(HOLD, 0),
         Delete(f"{LOCKS}/host:1/n"),
         Delete(f"{LOCKS}/host:1", 1),
         Delete(f"{LOCKS}/vm:1", 0),
@@ -48,7 +48,7 @@ def test_releasing_deletes_the_hold_first_and_a_container_only_at_version_one() 
 
 def test_a_container_that_others_use_and_a_node_that_is_gone_are_left_out() -> None:
     steps = releasing(PATHS, "n", MODES, others={"host:1"}, missing={"vm:1"})
-    assert [step.operation for step in steps] == [Delete(HOLD), Delete(f"{LOCKS}/host:1/n")]
+    assert [step.operation for step in steps] == [Delete(HOLD, 0), Delete(f"{LOCKS}/host:1/n")]
 
 
 def test_the_line_is_in_the_order_of_arrival_whatever_the_names_begin_with() -> None:
