@@ -185,9 +185,15 @@ def driver_values(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) 
 
 
 def plugin_values(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt]) -> dict[str, Any]:
-    """The values of a plugin's options in its group. Raises oslo.config's errors."""
+    """The values of a plugin's options in its group; those of mutable options change in place. Raises
+    oslo.config's errors."""
     conf.register_opts(declared, group=group)
-    return {option.dest: conf[group][option.dest] for option in declared}
+    values = {option.dest: conf[group][option.dest] for option in declared}
+    if mutable := [option.dest for option in declared if option.mutable]:
+        conf.register_mutate_hook(
+            lambda conf, _changed: values.update({name: conf[group][name] for name in mutable})
+        )
+    return values
 
 
 def session_settings(conf: cfg.ConfigOpts) -> SessionSettings:

@@ -253,7 +253,8 @@ class HostDriver(ABC):
     """The names of those that belong to one machine (paths): the cluster never sets them."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        """`values`: option name to value. Raises `InvalidInput` when they do not fit together."""
+        """`values`: option name to value; those of mutable options change in it while the engine runs.
+        Raises `InvalidInput` when they do not fit together."""
 
     @abstractmethod
     async def connect(

@@ -36,12 +36,18 @@ class VdsmDriver(HostDriver):
     local: ClassVar[Collection[str]] = LOCAL
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._settings = settings = Settings.from_values(values)
+        self._values = values
+        settings = self._settings
         self._read_buffer = memoryview(bytearray(READ_BUFFER_BYTES))
         self._tls = None
         if settings.tls_files is not None:
             self._tls = client_context(*settings.tls_files, check_hostname=settings.check_hostname)
         self._ssh = SshDoor(settings.ssh) if settings.ssh is not None else None
+
+    @property
+    def _settings(self) -> Settings:
+        """As they are now: a connection has those of its making."""
+        return Settings.from_values(self._values)
 
     async def connect(
         self,

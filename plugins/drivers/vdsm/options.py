@@ -1,7 +1,7 @@
 """The driver's options, `[driver_vdsm]`: how patient it is, how it proves who it is, and its way by SSH.
 
-Read once: `Settings.from_values` turns the values into what the code is given, and refuses those
-that do not fit together.
+`Settings.from_values` turns the values into what the code is given, and refuses those that do not fit
+together. Deadlines and limits may change while the engine runs: they hold for later connections.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.plugin import InvalidInput
 OPTIONS: Final = (
     cfg.FloatOpt(
         "connect_timeout",
+        mutable=True,
         default=10.0,
         min=0.1,
         max=300.0,
@@ -26,6 +27,7 @@ OPTIONS: Final = (
     ),
     cfg.FloatOpt(
         "call_timeout",
+        mutable=True,
         default=30.0,
         min=0.1,
         max=3600.0,
@@ -35,6 +37,7 @@ OPTIONS: Final = (
     ),
     cfg.FloatOpt(
         "heartbeat_interval",
+        mutable=True,
         default=25.0,
         min=0.0,
         max=300.0,
@@ -45,6 +48,7 @@ OPTIONS: Final = (
     ),
     cfg.IntOpt(
         "max_message_bytes",
+        mutable=True,
         default=16 * 1024 * 1024,
         min=64 * 1024,
         max=1024 * 1024 * 1024,

@@ -25,6 +25,7 @@ from engine.coordination.session import Session, SessionSettings
 from engine.hosts.options import MonitorSettings
 from engine.service.settings import EngineSettings
 from engine.singletons.loading import load_singletons
+from plugins.drivers.vdsm.driver import VdsmDriver
 from tests.contract.config.test_live import until
 
 AT_A_RESTART = {
@@ -68,6 +69,7 @@ class Engine:
     singletons: Mapping[str, Mapping[str, Any]]
     feed: Any
     hosts: list[MonitorSettings]
+    drivers: Mapping[str, Mapping[str, Any]]
 
     def in_use(self, group: str) -> Any:
         """What whoever works with the options of the group reads."""
@@ -82,6 +84,8 @@ class Engine:
             "sharding": lambda: dataclasses.asdict(self.settings.ownership),
             "singletons": lambda: dataclasses.asdict(self.settings.duties),
         }
+        if group.startswith(OF_DRIVERS):
+            return dict(self.drivers[group.removeprefix(OF_DRIVERS)])
         if group.startswith("singleton_"):
             return dict(self.singletons[group.removeprefix("singleton_")])
         return given[group]()
@@ -124,6 +128,7 @@ def engine(tmp_path: Path, settings: SessionSettings) -> Iterator[Engine]:
             {plugin.name: plugin.values for plugin in load_singletons(conf).plugins},
             LiveSettings(conf).keep(lambda: feed_settings(conf)),
             hosts,
+            {"vdsm": options.driver_values(conf, "vdsm", VdsmDriver.options)},
         )
 
 
