@@ -1,8 +1,8 @@
 """Locks: ours beside kazoo's Lock, ReadLock and WriteLock, and tooz's, on one private ZooKeeper.
 
 Each peer is used as its documentation says, through a client of its own in this process; rounds
-alternate, and the value is the median. The raw floor is one create plus one delete through the very
-client that our locks use. Prints `name: value unit`.
+alternate, where it can be done run by run, and the value is the median. The raw floor is one create
+plus one delete through the very client that our locks use. Prints `name: value unit`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,6 @@ def timed_plainly(figures: Figures, name: str, count: int, once: Callable[[], ob
 async def our_singles(server: LocalServer, figures: Figures, count: int) -> None:
     async with ours(server, "one") as (session, locks), ours(server, "two") as (other, others):
         path = f"{session.paths.root}/floor"
-        ten = frozenset(f"vm:{n}" for n in range(KEYS))
 
         async def floor() -> None:
             await session.create(path, ephemeral=True)
@@ -126,21 +125,20 @@ async def our_singles(server: LocalServer, figures: Figures, count: int) -> None
             async with locks.acquire(shared={"vm:1"}):
                 pass
 
-        async def many() -> None:
-            async with locks.acquire(exclusive=ten):
-                pass
-
         async def refused() -> None:
             with contextlib.suppress(LockRefused):
                 async with others.acquire(exclusive={"vm:held"}):
                     raise SystemExit("two have the lock")
 
         await exclusive()
-        for _ in range(count):  # in turns: whatever else the machine does befalls them alike
-            await timed(figures, "floor", 1, floor)
-            await timed(figures, "exclusive.ours", 1, exclusive)
+        with kazoo_on(server) as client:
+            kazoos = client.Lock("/kazoo/lock")
+            for _ in range(count):  # in turns: whatever else the machine does befalls them alike
+                await timed(figures, "floor", 1, floor)
+                await timed(figures, "exclusive.ours", 1, exclusive)
+                timed_plainly(figures, "exclusive.kazoo", 1, taking(kazoos))
+            await ten_keys(locks, client, figures, count // 4)
         await timed(figures, "shared.ours", count, shared)
-        await timed(figures, "ten_keys.ours", count // 4, many)
         for _ in range(count // 4):
             async with locks.acquire(exclusive={"vm:held"}):
                 others = Locks(other, engine="two", incarnation=1)
@@ -149,33 +147,42 @@ async def our_singles(server: LocalServer, figures: Figures, count: int) -> None
             await timed(figures, "refused.ours", count, refused)
 
 
+def taking(lock: Any) -> Callable[[], None]:
+    def once() -> None:
+        with lock:
+            pass
+
+    return once
+
+
+async def ten_keys(locks: Locks, client: Any, figures: Figures, count: int) -> None:
+    ten = frozenset(f"vm:{n}" for n in range(KEYS))
+    kazoos = [client.Lock(f"/kazoo/{n}") for n in range(KEYS)]
+
+    async def many() -> None:
+        async with locks.acquire(exclusive=ten):
+            pass
+
+    def one_by_one() -> None:
+        for one in kazoos:
+            one.acquire()
+        for one in kazoos:
+            one.release()
+
+    for _ in range(count):
+        await timed(figures, "ten_keys.ours", 1, many)
+        timed_plainly(figures, "ten_keys.kazoo", 1, one_by_one)
+
+
 def kazoo_singles(server: LocalServer, figures: Figures, count: int) -> None:
     with kazoo_on(server) as client, kazoo_on(server) as other:
-
-        def taking(lock: Any) -> Callable[[], None]:
-            def once() -> None:
-                with lock:
-                    pass
-
-            return once
-
         for name, lock in (
-            ("exclusive.kazoo", client.Lock("/kazoo/lock")),
             ("exclusive.kazoo_WriteLock", client.WriteLock("/kazoo/rw")),
             ("shared.kazoo_ReadLock", client.ReadLock("/kazoo/rw")),
         ):
             with lock:
                 pass
             timed_plainly(figures, name, count, taking(lock))
-        ten = [client.Lock(f"/kazoo/{n}") for n in range(KEYS)]
-
-        def many() -> None:
-            for one in ten:
-                one.acquire()
-            for one in ten:
-                one.release()
-
-        timed_plainly(figures, "ten_keys.kazoo", max(2, count // 20), many)
         refused = other.Lock("/kazoo/lock")
         with client.Lock("/kazoo/lock"):
             timed_plainly(figures, "refused.kazoo", count // 2, lambda: refused.acquire(blocking=False))
