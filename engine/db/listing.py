@@ -51,8 +51,13 @@ class Listing:
         rows = [dict(row) for row in (await connection.execute(query)).mappings()]
         return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
 
-    async def called(self, connection: AsyncConnection, name: str) -> Mapping[str, Any]:
-        """The row with this id, else the one with this name. Raises `NotFound`."""
+    async def called(
+        self, connection: AsyncConnection, name: str, *, for_update: bool = False
+    ) -> Mapping[str, Any]:
+        """The row with this id, else the one with this name. Raises `NotFound`.
+
+        `for_update`: nobody else changes it, or gets it so, until this transaction ends.
+        """
         table = self._table
         query = (
             sa.select(table)
@@ -60,6 +65,8 @@ class Listing:
             .order_by(sa.case((table.c.id == name, 0), else_=1))
             .limit(1)
         )
+        if for_update:
+            query = query.with_for_update()
         # PostgreSQL takes no NUL in a text.
         row = None if "\0" in name else (await connection.execute(query)).mappings().one_or_none()
         if row is None:

@@ -112,7 +112,7 @@ class HostStore:
         for unknown_yet in ("capabilities", "statistics"):
             del row[unknown_yet]  # absent is SQL's NULL; None would be JSON's null
         async with self._database.joining(within) as connection:
-            cluster_id = ClusterId((await _CLUSTERS.called(connection, cluster))["id"])
+            cluster_id = ClusterId((await _CLUSTERS.called(connection, cluster, for_update=True))["id"])
             await connection.execute(host.insert().values({**row, "cluster_id": cluster_id}))
             await events.record(connection, "host_added", f"host {name} was added", host_id=host_id, at=now)
         return dataclasses.replace(added, cluster_id=cluster_id, power_management=power_management)
@@ -136,7 +136,7 @@ class HostStore:
             columns = dict(changes)
             if "cluster" in columns:
                 wanted = columns.pop("cluster")
-                cluster_id = (await _CLUSTERS.called(connection, wanted))["id"]
+                cluster_id = (await _CLUSTERS.called(connection, wanted, for_update=True))["id"]
                 if cluster_id != present.cluster_id:
                     await _require_empty(connection, present)
                 columns["cluster_id"] = cluster_id
@@ -232,8 +232,13 @@ def _check_version(present: Host, version: int | None) -> None:
 
 
 async def _require_empty(connection: AsyncConnection, present: Host) -> None:
-    """Raise `Conflict` while a VM is on the host or on its way there."""
+    """Raise `Conflict` while a VM is on the host, on its way there, or may run nowhere else."""
+    # Whoever places a VM has the cluster so, too: none is on its way here that is not in the rows.
+    await _CLUSTERS.called(connection, present.cluster_id, for_update=True)
     there = (vm.c.host_id == present.id) | (vm.c.destination_id == present.id)
     names = (await connection.execute(sa.select(vm.c.name).where(there).limit(5))).scalars().all()
     if names:
         raise Conflict(f"host {present.name} still has VMs: {', '.join(names)}; move them away first")
+    pinned = sa.select(vm.c.name).where(vm.c.pinned_host_id == present.id).order_by(vm.c.name).limit(5)
+    if names := (await connection.execute(pinned)).scalars().all():
+        raise Conflict(f"VMs are pinned to host {present.name}: {', '.join(names)}; change that first")

@@ -92,7 +92,7 @@ class InventoryStore:
             "created_at": now,
         }
         async with self._database.joining(within) as connection:
-            values["cluster_id"] = (await _cluster(connection, cluster))["id"]
+            values["cluster_id"] = (await _cluster(connection, cluster, for_update=True))["id"]
             if pinned_host is not None:
                 values["pinned_host_id"] = await _host_id(connection, pinned_host)
             await connection.execute(vm.insert().values(values))
@@ -122,7 +122,8 @@ class InventoryStore:
                 pinned = columns.pop("pinned_host")
                 columns["pinned_host_id"] = pinned and await _host_id(connection, pinned)
             if "cluster" in columns:
-                columns["cluster_id"] = (await _cluster(connection, columns.pop("cluster")))["id"]
+                wanted = await _cluster(connection, columns.pop("cluster"), for_update=True)
+                columns["cluster_id"] = wanted["id"]
             mine = (vm.c.id == present["id"]) & (vm.c.version == present["version"])
             changed = vm.update().where(mine).values({**columns, "version": present["version"] + 1})
             if (await connection.execute(changed)).rowcount != 1:
@@ -241,7 +242,7 @@ class InventoryStore:
     ) -> HostCluster:
         """Delete a cluster without hosts and VMs. Raises `Conflict`, `VersionConflict`, `NotFound`."""
         async with self._database.joining(within) as connection:
-            present = await _cluster(connection, called)
+            present = await _cluster(connection, called, for_update=True)
             _check_version(present, version, f"cluster {present['name']}")
             if present["id"] == DEFAULT_CLUSTER:
                 raise Conflict("the default cluster stays")
@@ -274,8 +275,11 @@ async def _vm(connection: AsyncConnection, called: str) -> Mapping[str, Any]:
     return await _VMS.called(connection, called)
 
 
-async def _cluster(connection: AsyncConnection, called: str) -> Mapping[str, Any]:
-    return await _CLUSTERS.called(connection, called)
+async def _cluster(
+    connection: AsyncConnection, called: str, *, for_update: bool = False
+) -> Mapping[str, Any]:
+    """`for_update` by whoever puts something into it, or removes it: it cannot vanish then, or be filled."""
+    return await _CLUSTERS.called(connection, called, for_update=for_update)
 
 
 async def _host_id(connection: AsyncConnection, called: str) -> str:
