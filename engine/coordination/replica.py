@@ -24,6 +24,8 @@ from engine.errors import AuthorityLost, Unavailable
 
 _DELETED_EVENT = 2
 _RETRY_SECONDS = 0.2
+_REVISION_SECONDS = 0.02
+"""How long the root of a revised tree, which nobody waits for, may wait to be read with what follows."""
 
 Subscriber = Callable[[frozenset[str]], None]
 
@@ -70,6 +72,8 @@ class Replica:
         self._revised = revised
         self._revision: tuple[int, int] | None = None
         self._hurry = asyncio.Event()
+        self._news = asyncio.Event()  # of more than the root, or somebody waits
+        self._awaited = 0
         self._prefix = "" if root == "/" else root
         self._source = source
         self._logger = logger
@@ -114,11 +118,16 @@ class Replica:
         # is dirty now has been read when the round after it has ended.
         target = self._round + 2
         self._hurry.set()
-        while (self._dirty or self._reading or not self._current) and self._round < target:
-            if not self._source.connected:
-                raise Unavailable("the connection to ZooKeeper broke")
-            self._round_ended.clear()
-            await self._round_ended.wait()
+        self._news.set()
+        self._awaited += 1
+        try:
+            while (self._dirty or self._reading or not self._current) and self._round < target:
+                if not self._source.connected:
+                    raise Unavailable("the connection to ZooKeeper broke")
+                self._round_ended.clear()
+                await self._round_ended.wait()
+        finally:
+            self._awaited -= 1
         if self._changed:
             await asyncio.sleep(0)  # their turn was asked for before ours
 
@@ -140,6 +149,21 @@ class Replica:
         else:
             self._dirty.add(name)
             self._wake.set()
+            if name:
+                self._news.set()
+
+    def learn(self, written: Mapping[str, Node]) -> None:
+        """What the reply to our own write says, by path, in the turn of the loop in which it came. It was
+        announced, as all before it, before the reply, and what comes after it is announced after: so what
+        was announced of these nodes until now need not be read. For revised trees, whose writers wait."""
+        if not (self._revised and self.current):
+            return
+        for path, node in written.items():
+            name = path[len(self._prefix) + 1 :]
+            self._dirty.discard(name)
+            self._put(name, node)
+            if not name:
+                self._revision = _revision_of(node)
 
     def on_connection(self, connected: bool) -> None:
         """The server forgets our watch with the connection."""
@@ -194,6 +218,11 @@ class Replica:
                 async with asyncio.timeout(self._gather_seconds):
                     await self._hurry.wait()
             self._hurry.clear()
+        self._news.clear()
+        if self._revised and not self._awaited and self._dirty == {""}:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REVISION_SECONDS):
+                    await self._news.wait()
 
     async def _resync(self) -> None:
         """List the whole subtree and apply the difference; nothing to list where the revision stands."""

@@ -231,9 +231,23 @@ class Session:
                     raise item.error(operations)
                 results.append(item)
             self.authority.renew(sent_at)
+            self._learn(operations, results)
             return results
 
         return self._channel.send(request, write=True, interpret=interpret)
+
+    def _learn(self, operations: Sequence[Operation], results: Sequence[Result]) -> None:
+        """Our own writes need not be read back. The reply tells the stat of what was set, of nothing else: a
+        transaction that creates or deletes is read, so that it shows as a whole."""
+        if not all(isinstance(asked, SetData | Check) for asked in operations):
+            return
+        written = {
+            done.path: Node(asked.data, done.stat)  # of several the last
+            for asked, done in zip(operations, results, strict=True)
+            if isinstance(asked, SetData) and done.stat is not None
+        }
+        for replica in self._replicas:
+            replica.learn({path: node for path, node in written.items() if replica.covers(path)})
 
     def _check_writable(self, size: int) -> None:
         if size > MAX_BYTES:

@@ -77,7 +77,7 @@ async def test_an_entry_that_went_with_its_session_counts_although_nobody_set_th
     del server.tree["/r/a"]
     server.tree["/r"] = dataclasses.replace(root, stat=dataclasses.replace(root.stat, pzxid=12))
     replica.on_event(DELETED, "/r/a")
-    await turns()
+    await replica.settled()
     server.reads.clear()
     await reconnected(server, replica)
     assert server.reads == [("/r",)]
@@ -91,6 +91,7 @@ async def test_what_was_announced_and_not_read_before_the_gap_is_read_after_it(
     server.held = reading_root = loop.create_future()
     server.tree["/r"] = node("", mzxid=10, children=1)
     replica.on_event(CHANGED, "/r")
+    waiting = asyncio.ensure_future(replica.settled())  # else the root would wait for company
     await turns()  # the root is being read, as of the write of a
     replica.on_event(CHANGED, "/r/a")  # which the server announces before it answers
     server.tree["/r/a"] = node("new", mzxid=10)
@@ -104,6 +105,8 @@ async def test_what_was_announced_and_not_read_before_the_gap_is_read_after_it(
     replica.on_connection(False)
     reading_a.set_result(None)
     await turns()
+    with pytest.raises(Unavailable):
+        await waiting
     server.reads.clear()
     await reconnected(server, replica)
     assert replica.nodes["a"].data == b"new"
@@ -135,3 +138,50 @@ async def test_a_change_is_pending_until_subscribers_know_it(server: Server, rep
     await replica.settled()
     assert not replica.pending("a")
     assert told == [frozenset({"a"})]
+
+
+async def test_the_root_that_nobody_waits_for_is_read_with_what_follows(
+    server: Server, replica: Replica
+) -> None:
+    server.tree["/r"] = node("", mzxid=10, children=1)
+    replica.on_event(CHANGED, "/r")
+    await turns(4)
+    assert server.reads == []
+    written(server, "a", "new", 11)
+    replica.on_event(CHANGED, "/r/a")
+    await turns(4)
+    assert [sorted(read) for read in server.reads] == [["/r", "/r/a"]]
+    server.reads.clear()
+    replica.on_event(CHANGED, "/r")
+    async with asyncio.timeout(5):
+        while not server.reads:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.005)
+
+
+async def test_what_we_have_written_ourselves_is_not_read_back(server: Server, replica: Replica) -> None:
+    told: list[frozenset[str]] = []
+    replica.subscribe(told.append)
+    written(server, "a", "ours", 10)
+    replica.on_event(CHANGED, "/r/a")
+    replica.on_event(CHANGED, "/r")
+    replica.learn({path: server.tree[path] for path in ("/r/a", "/r")})  # with the reply, in the same turn
+    await turns(4)
+    assert server.reads == []
+    assert replica.nodes["a"].data == b"ours"
+    assert told == [frozenset({"", "a"})]
+    await reconnected(server, replica)
+    assert server.reads == [("/r",)], "the revision is known"
+
+
+async def test_a_reply_that_is_older_than_what_is_known_and_one_during_a_gap_change_nothing(
+    server: Server, replica: Replica
+) -> None:
+    written(server, "a", "theirs", 12)
+    replica.on_event(CHANGED, "/r/a")
+    await replica.settled()
+    replica.learn({"/r/a": node("ours", mzxid=11)})
+    assert replica.nodes["a"].data == b"theirs"
+    server.connected = False
+    replica.on_connection(False)
+    replica.learn({"/r/a": node("ours", mzxid=13)})
+    assert replica.nodes["a"].data == b"theirs"
