@@ -48,6 +48,7 @@ from engine.api.locks import LockList, LockResource, Release
 from engine.api.members import Members
 from engine.api.placement import Placement
 from engine.api.plugins import Plugins, PluginsReload
+from engine.api.queries import RefusedQueries
 from engine.api.reloading import ask_for_reload, heeding_reloads
 from engine.api.shards import Shard, Shards
 from engine.api.singletons import SingletonAction, SingletonResource, Singletons
@@ -154,7 +155,7 @@ def create_app(
     """The app over `dependencies`; `lifespan` is entered when the server starts, left when it stops."""
     feed = EventFeed(dependencies.database, dependencies.feed)
     opened = [lifespan] if lifespan is not None else []
-    app = EngineApp(feed, middleware=[dependencies.metrics, Lifespan(*opened, feed)])
+    app = EngineApp(feed, middleware=[dependencies.metrics, RefusedQueries(), Lifespan(*opened, feed)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     table = routes(dependencies, feed)

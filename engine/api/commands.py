@@ -139,6 +139,8 @@ def idempotency_key(request: Request) -> str | None:
 
 
 class Commands:
+    heeds_query = True
+
     def __init__(self, submission: Submission) -> None:
         self._submission = submission
         self._store = submission.store

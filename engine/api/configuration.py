@@ -181,6 +181,8 @@ class Configuration:
 class Option:
     """One of them. PUT sets it (`If-Match`: the version that was seen), DELETE leaves it to the default."""
 
+    heeds_query = True
+
     def __init__(self, desk: ConfigurationDesk) -> None:
         self._desk = desk
 
@@ -197,6 +199,8 @@ class Option:
         answer(response, {**desk.option_document(key, node, names), **mark_staleness(desk.cluster, response)})
 
     async def on_put(self, request: EngineRequest, response: Response, group: str, option: str) -> None:
+        with Fields(request.params):
+            pass
         with Fields(await read_json(request)) as fields:
             value = fields.take("value", lambda given: given)
             engine = fields.take("engine", text, default=None)

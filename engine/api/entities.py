@@ -35,6 +35,8 @@ def wanted_version(request: Request) -> int | None:
     given = request.get_header("If-Match")
     if given is None or given.strip() == "*":
         return None
+    if "," in given:
+        raise falcon.HTTPPreconditionFailed(description="If-Match takes one version here, not several")
     spelled = given.strip().removeprefix("W/").strip('"')
     if not spelled.isdigit() or len(spelled) > 18:
         raise falcon.HTTPPreconditionFailed(description=f"no version is called {given[:40]}")
@@ -51,6 +53,9 @@ def taken(
     empty = {name: None for name in may_be_null if name in body and body[name] is None}
     with Fields({name: value for name, value in body.items() if name not in empty}) as fields:
         given = {name: fields.take(name, check, default=None) for name, check in checks.items()}
+        for name in checks.keys() - empty.keys() & body.keys():
+            if body[name] is None:
+                fields.refuse(name, "must not be null")
     changes = {name: value for name, value in given.items() if name in body and value is not None} | empty
     if not changes:
         wrong = f"nothing is to be changed; allowed: {', '.join(checks)}"

@@ -33,14 +33,15 @@ LOG = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = "2"
+_LONGEST_DETAIL = 1000
 
 _STATUSES: tuple[tuple[type[EngineError], HTTPStatus, str], ...] = (
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input"),
     (NotFound, HTTPStatus.NOT_FOUND, "not_found"),
     (Conflict, HTTPStatus.CONFLICT, "conflict"),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
-    (TaskFailed, HTTPStatus.BAD_GATEWAY, "task_failed"),
     (AuthorityLost, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),  # the session of a moment ago is over
+    (TaskFailed, HTTPStatus.BAD_GATEWAY, "task_failed"),
 )
 
 
@@ -118,7 +119,7 @@ def _problem(
         "type": "about:blank",
         "title": status.phrase,
         "status": status.value,
-        "detail": detail or status.phrase,
+        "detail": (detail or status.phrase)[:_LONGEST_DETAIL],
         "code": code,
         "request_id": request.request_id,
         **(more or {}),

@@ -54,6 +54,11 @@ class Fields:
             self._wrong[name] = str(error)
         return cast(T, default)
 
+    def refuse(self, name: str, why: str) -> None:
+        """This one is wrong, whatever a check would say."""
+        self._known.append(name)
+        self._wrong[name] = why
+
     def __enter__(self) -> Self:
         return self
 
@@ -62,7 +67,7 @@ class Fields:
     ) -> None:
         if kind is not None:
             return
-        allowed = ", ".join(self._known) or "none"
+        allowed = ", ".join(dict.fromkeys(self._known)) or "none"
         for name in self._values:
             if name not in self._known:
                 self._wrong[str(name)[:100]] = f"is unknown; allowed: {allowed}"

@@ -21,7 +21,7 @@ from engine.api.dependencies import Cluster, Dependencies
 from engine.api.editing import Editor
 from engine.api.entities import answer_version, taken, wanted_version
 from engine.api.fields import Fields, integer, several, text
-from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.api.http import EngineRequest, answer, next_link, read_json, read_json_if_any, take_paging
 from engine.api.snapshot import ClusterSnapshot
 from engine.commands.store import Connection
 from engine.errors import EngineError, NotFound, Unavailable
@@ -184,6 +184,8 @@ HOST_ACTIONS: Mapping[str, str] = {
 class HostAction:
     """`POST /v1/hosts/{host}/{action}`; `fence` takes `power`: on, off, reboot or status."""
 
+    heeds_query = True
+
     def __init__(self, dependencies: Dependencies) -> None:
         self._store = dependencies.hosts
         self._submission = dependencies.commands
@@ -191,9 +193,8 @@ class HostAction:
     async def on_post(self, request: EngineRequest, response: Response, host: str, action: str) -> None:
         if action not in HOST_ACTIONS:
             raise NotFound(f"a host has no action {action[:64]!r}; there are {', '.join(HOST_ACTIONS)}")
-        body = await read_json(request) if request.content_length else {}
         arguments: dict[str, Any] = {}
-        with Fields(body) as fields:
+        with Fields(await read_json_if_any(request)) as fields:
             if action == "fence":
                 arguments["power"] = fields.take("power", text)
         found = await self._store.get(host)

@@ -77,6 +77,12 @@ async def read_json(request: Request) -> dict[str, Any]:
     return document
 
 
+async def read_json_if_any(request: Request) -> dict[str, Any]:
+    """The same, for what needs none: without a body it is empty."""
+    sent = request.content_length or request.get_header("Transfer-Encoding") is not None
+    return await read_json(request) if sent else {}
+
+
 async def _read_body(request: Request) -> bytes:
     body = bytearray()
     if (request.content_length or 0) <= BODY_LIMIT_BYTES:

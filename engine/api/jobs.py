@@ -192,6 +192,8 @@ class JobGroupAction:
 class JobPreview:
     """When a job of this form would run: the body is a job's, and nothing is kept."""
 
+    heeds_query = True
+
     def __init__(self, desk: JobDesk) -> None:
         self._desk = desk
 

@@ -17,7 +17,7 @@ from falcon.asgi import Request, Response
 from engine.api.commands import user_of
 from engine.api.dependencies import Cluster, Dependencies
 from engine.api.fields import Fields, text
-from engine.api.http import EngineRequest, answer, next_link, page_of, read_json, take_paging
+from engine.api.http import EngineRequest, answer, next_link, page_of, read_json_if_any, take_paging
 from engine.api.snapshot import Candidate, ClusterSnapshot
 from engine.api.staleness import mark_staleness
 from engine.db.events import record
@@ -145,7 +145,7 @@ class SingletonAction:
             raise NotFound(
                 f"there is no action {action[:40]!r} on singletons; there are {', '.join(ACTIONS)}"
             )
-        with Fields(await read_json(request)) as fields:
+        with Fields(await read_json_if_any(request)) as fields:
             engine = fields.take("engine", text, default=None) if action == "move" else None
         snapshot = self._dependencies.cluster.snapshot
         _require(snapshot, singleton)

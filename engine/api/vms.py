@@ -17,7 +17,7 @@ from engine.api.commands import submit_action
 from engine.api.editing import Editor
 from engine.api.entities import answer_version, boolean, line, taken, wanted_version
 from engine.api.fields import Fields, several, text
-from engine.api.http import EngineRequest, answer, next_link, read_json, take_paging
+from engine.api.http import EngineRequest, answer, next_link, read_json, read_json_if_any, take_paging
 from engine.commands.store import Connection
 from engine.commands.submission import Submission
 from engine.errors import NotFound
@@ -179,6 +179,8 @@ class VmResource:
 class VmAction:
     """`POST /v1/vms/{vm}/{action}`; `run` and `migrate` take the name or id of a `host`."""
 
+    heeds_query = True
+
     def __init__(self, inventory: InventoryStore, hosts: HostStore, submission: Submission) -> None:
         self._inventory = inventory
         self._hosts = hosts
@@ -187,8 +189,7 @@ class VmAction:
     async def on_post(self, request: EngineRequest, response: Response, vm: str, action: str) -> None:
         if action not in VM_ACTIONS:
             raise NotFound(f"a VM has no action {action[:64]!r}; there are {', '.join(VM_ACTIONS)}")
-        body = await read_json(request) if request.content_length else {}
-        with Fields(body) as fields:
+        with Fields(await read_json_if_any(request)) as fields:
             host = fields.take("host", text, default=None) if action in _PLACED else None
         arguments: dict[str, Any] = {"vm_id": (await self._inventory.vm(vm)).id}
         if host is not None:

@@ -235,7 +235,8 @@ def checked_name(name: str) -> str:
     """The name. Raises `InvalidInput` for the field `name`."""
     if not _NAME.fullmatch(name):
         wrong = "1 to 255 letters, digits, dots, dashes and underscores, the first a letter or digit"
-        raise InvalidInput(f"not a host name: {name[:80]!r}; allowed: {wrong}", fields={"name": wrong})
+        told = f"not a host name: {name[:80]!r}; allowed: {wrong}"
+        raise InvalidInput(told, fields={"name": f"must be {wrong}"})
     return name
 
 
@@ -250,7 +251,8 @@ def checked_address(address: str) -> str:
     numeric = labels[-1].isdigit()  # 10.0.0.300 is a mistyped IP address, not a name
     if len(spelled) > 253 or numeric or not all(_LABEL.fullmatch(label) for label in labels):
         wrong = "a DNS name or an IPv4 or IPv6 address, without a port"
-        raise InvalidInput(f"not an address: {address[:80]!r}; allowed: {wrong}", fields={"address": wrong})
+        told = f"not an address: {address[:80]!r}; allowed: {wrong}"
+        raise InvalidInput(told, fields={"address": f"must be {wrong}"})
     return spelled.removesuffix(".")
 
 

@@ -130,7 +130,8 @@ def checked_entity_name(name: object) -> str:
     """A name that is not mistaken for an id. Raises `InvalidInput` for the field `name`."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         wrong = "1 to 255 letters, digits, dots, dashes and underscores, the first a letter or digit"
-        raise InvalidInput(f"not a name: {str(name)[:80]!r}; allowed: {wrong}", fields={"name": wrong})
+        told = f"not a name: {str(name)[:80]!r}; allowed: {wrong}"
+        raise InvalidInput(told, fields={"name": f"must be {wrong}"})
     if _UUID.fullmatch(name):
         raise InvalidInput("the name looks like an id", fields={"name": "must not look like an id"})
     return name

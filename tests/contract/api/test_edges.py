@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,41 @@ async def test_the_index_lists_every_path(api: ASGIConductor) -> None:
         result = await api.simulate_get(path)
         assert result.status_code == 200
         assert {"/v1/hosts", "/v1/hosts/{host}", "/readyz", "/metrics"} <= set(result.json["paths"])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_no_path_carries_out_what_has_a_parameter_that_it_does_not_know(
+    api: ASGIConductor, method: str
+) -> None:
+    paths = (await api.simulate_get("/v1")).json["paths"]
+    for path in (p for p in paths if p.startswith("/v1/")):
+        known = path.replace("{group}/{option}", "hosts/tick_seconds").replace("{shard}", "1")
+        place = re.sub(r"\{\w+\}", "x", known)
+        result = await api.simulate_request(method, place, query_string="colour=red", json={})
+        assert result.status_code in (404, 405, 422, 503), (place, result.text)
+        assert result.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_write_that_takes_no_parameters_says_so(api: ASGIConductor) -> None:
+    asked = {"name": "c1"}
+    result = await api.simulate_post("/v1/clusters", query_string="colour=red&wait=1", json=asked)
+    assert result.status_code == 422
+    assert result.json["fields"] == dict.fromkeys(("colour", "wait"), "is unknown; allowed: none")
+    assert [c["name"] for c in (await api.simulate_get("/v1/clusters")).json["clusters"]] == ["default"]
+
+
+async def test_a_change_to_null_is_refused_where_there_is_no_such_thing(api: ASGIConductor) -> None:
+    result = await api.simulate_patch("/v1/clusters/default", json={"policy": None, "fencing": 1})
+    assert result.status_code == 422
+    assert result.json["fields"] == {"policy": "must not be null", "fencing": "must be true or false"}
+
+
+async def test_several_versions_in_if_match_are_refused(api: ASGIConductor) -> None:
+    result = await api.simulate_patch(
+        "/v1/clusters/default", json={"policy": "pack"}, headers={"If-Match": '"1", "2"'}
+    )
+    assert result.status_code == 412
+    assert "one version" in result.json["detail"]
 
 
 async def test_the_clients_request_id_comes_back(api: ASGIConductor) -> None:
