@@ -11,7 +11,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+UNSEEN = -1
+"""Stands for all values that nobody read or swapped."""
+
+_Place = tuple[int, int, int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +59,79 @@ def applied(operation: Operation, state: int | None) -> tuple[bool, int | None]:
 
 def explainable(history: Iterable[Operation]) -> bool:
     """Of one key."""
-    operations = sorted((o for o in history if o.kind != "read" or not o.unknown), key=lambda o: o.since)
-    needed = sum(1 << at for at, o in enumerate(operations) if not o.unknown)
-    everything = (1 << len(operations)) - 1
-    tried: set[tuple[int, int | None]] = set()
-    stack: list[tuple[int, int | None]] = [(0, None)]
-    while stack:
-        done, state = stack.pop()
-        if (done, state) in tried:
-            continue
-        tried.add((done, state))
-        if done & needed == needed:
-            return True
+    return _Search(history).succeeds()
+
+
+class _Search:
+    """A place in the search is how many known operations are done without a gap, which are done beyond the
+    gap, which of the unknown ones happened, and what the register holds.
+
+    Two rules keep it small and lose nothing. An unknown operation is only tried where some known one cannot
+    go next without it: it may as well happen late. Of unknown ones that do the same, the earliest is
+    tried; values that nobody ever saw are the same value.
+    """
+
+    def __init__(self, history: Iterable[Operation]) -> None:
+        operations = sorted(history, key=lambda operation: operation.since)
+        seen = {o.answer for o in operations if o.kind == "read"} | {o.expected for o in operations}
+        operations = [o if o.value in seen else replace(o, value=UNSEEN) for o in operations]
+        self.known = [o for o in operations if not o.unknown]
+        self.unknown = [o for o in operations if o.unknown and o.kind != "read"]
+
+    def succeeds(self) -> bool:
+        tried: set[_Place] = set()
+        stack: list[_Place] = [(0, 0, 0, None)]
+        while stack:
+            place = stack.pop()
+            if place in tried:
+                continue
+            tried.add(place)
+            if place[0] == len(self.known):
+                return True
+            stack += self._next(place)
+        return False
+
+    def _next(self, place: _Place) -> list[_Place]:
+        """Where to go from here; the best guess last."""
+        first, beyond, happened, state = place
+        found: list[_Place] = []
+        stuck = False
         deadline = math.inf  # nobody may go before one that had ended when it began
-        left = everything & ~done
-        while left:
-            at = (left & -left).bit_length() - 1
-            left &= left - 1
-            operation = operations[at]
+        for at in range(first, len(self.known)):
+            operation = self.known[at]
             if operation.since > deadline:
                 break
+            bit = 1 << (at - first)
+            if beyond & bit:
+                continue
             deadline = min(deadline, operation.until)
             fits, after = applied(operation, state)
             if fits:
-                stack.append((done | 1 << at, after))
-    return False
+                found.append((*_closed(first, beyond | bit), happened, after))
+            stuck = stuck or not fits
+        return self._unknown_ones(place, deadline) + found[::-1] if stuck else found[::-1]
+
+    def _unknown_ones(self, place: _Place, deadline: float) -> list[_Place]:
+        first, beyond, happened, state = place
+        found: list[_Place] = []
+        alike: set[tuple[str, int | None, int | None]] = set()
+        for at, operation in enumerate(self.unknown):
+            if operation.since > deadline:
+                break
+            what = (operation.kind, operation.value, operation.expected)
+            if happened & 1 << at or what in alike:
+                continue
+            alike.add(what)
+            after = applied(operation, state)[1]
+            if after != state:
+                found.append((first, beyond, happened | 1 << at, after))
+        return found
+
+
+def _closed(first: int, beyond: int) -> tuple[int, int]:
+    """With the gap moved behind what is done."""
+    done = (~beyond & (beyond + 1)).bit_length() - 1
+    return first + done, beyond >> done
 
 
 def faults(operations: Iterable[Operation]) -> list[str]:
