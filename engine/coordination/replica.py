@@ -90,6 +90,7 @@ class Replica:
         self._wake = asyncio.Event()
         self._round = 0
         self._round_ended = asyncio.Event()
+        self._over = False
         self.complete = asyncio.Event()
 
     @property
@@ -122,6 +123,8 @@ class Replica:
         self._awaited += 1
         try:
             while (self._dirty or self._reading or not self._current) and self._round < target:
+                if self._over:
+                    raise Unavailable(f"{self.root} is not followed any more")
                 if not self._source.connected:
                     raise Unavailable("the connection to ZooKeeper broke")
                 self._round_ended.clear()
@@ -174,6 +177,13 @@ class Replica:
 
     async def run(self) -> None:
         """Keep the copy current until cancelled or the session ends."""
+        try:
+            await self._follow()
+        finally:
+            self._over = True
+            self._round_ended.set()
+
+    async def _follow(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()

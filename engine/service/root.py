@@ -62,6 +62,8 @@ from engine.sharding.several import SeveralWorks
 
 LOG = logging.getLogger("engine.service")
 
+_AGAIN_SECONDS = 0.5
+
 
 class Service:
     """One engine process. What it is made of is read from `conf` once."""
@@ -234,14 +236,22 @@ class Service:
         """Draining and weight, at the beginning and whenever they change."""
         while True:
             self._told.clear()
-            await membership.update(weight=self.conf.engine.weight)
-            if self._drained:
-                await membership.drain()
-                await self._parts.singletons.drain()
+            try:
+                await self._tell_wishes(membership)
+            except Unavailable as error:
+                LOG.info("what is wished of this engine is told a little later: %s", error)
+                await asyncio.sleep(_AGAIN_SECONDS)
             else:
-                await membership.update(state="up")
-                self._parts.singletons.undrain()
-            await self._told.wait()
+                await self._told.wait()
+
+    async def _tell_wishes(self, membership: Membership) -> None:
+        await membership.update(weight=self.conf.engine.weight)
+        if self._drained:
+            await membership.drain()
+            await self._parts.singletons.drain()
+        else:
+            await membership.update(state="up")
+            self._parts.singletons.undrain()
 
     async def _serve_duties(
         self,

@@ -185,3 +185,17 @@ async def test_a_reply_that_is_older_than_what_is_known_and_one_during_a_gap_cha
     replica.on_connection(False)
     replica.learn({"/r/a": node("ours", mzxid=13)})
     assert replica.nodes["a"].data == b"theirs"
+
+
+async def test_who_waits_for_a_replica_that_is_given_up_is_told(server: Server) -> None:
+    replica = Replica(server, "/r", logging.getLogger("test"), revised=True)
+    following = asyncio.create_task(replica.run())
+    waiting = asyncio.create_task(replica.settled())
+    await turns()
+    following.cancel()
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(5):
+            await waiting
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(5):
+            await replica.settled()
