@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cliff.lister import Lister
@@ -20,6 +22,7 @@ EVENTS = "/v1/events"
 COLUMNS = ("id", "at", "kind", "message", "engine", "host_id")
 NARROW = COLUMNS[:-1]
 DEFAULT_LIMIT = 50
+INTERRUPTED = 130
 
 
 class EventsList(Lister):
@@ -53,7 +56,7 @@ class EventsList(Lister):
     def run(self, parsed_args: argparse.Namespace) -> int:
         if not parsed_args.follow:
             return int(super().run(parsed_args))
-        with contextlib.suppress(BrokenPipeError):  # `... --follow | head`
+        with contextlib.suppress(BrokenPipeError), ctrl_c_ends_at_once():  # `... --follow | head`
             self._follow(parsed_args)
         return 0
 
@@ -78,6 +81,21 @@ class EventsList(Lister):
             for event in follow(api, EVENTS, after=cursor, params=params):
                 if event["id"] not in told:
                     print(shown(event), file=self.app.stdout, flush=True)
+
+
+@contextlib.contextmanager
+def ctrl_c_ends_at_once() -> Iterator[None]:
+    """Where all is printed line by line, and nothing has to be closed: a `KeyboardInterrupt` that is raised
+    in a callback of the garbage collector is lost, and with it the user's only wish."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, as by a shell's background jobs
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def filters(api: Api, parsed_args: argparse.Namespace) -> dict[str, Any]:

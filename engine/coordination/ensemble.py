@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.coordination.local import LocalServer, PeerAddress, free_port
+from engine.coordination.local import LocalServer, PeerAddress
 from engine.coordination.relay import Link, Relay
 from engine.errors import Unavailable
+from engine.ports import free_port
 
 
 class LocalEnsemble:

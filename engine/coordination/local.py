@@ -23,6 +23,7 @@ from typing import Self
 from engine.coordination.distribution import Distribution, find_zookeeper
 from engine.coordination.relay import Link, Relay
 from engine.errors import Conflict, InvalidInput, Unavailable
+from engine.ports import free_port
 from engine.processes import leashed
 
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
@@ -260,14 +261,6 @@ class LocalServer:
             _MAIN,
             str(path),
         ]
-
-
-def free_port() -> int:
-    """A port that is free now; nobody reserves it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _require_free(port: int) -> None:

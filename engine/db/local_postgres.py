@@ -14,7 +14,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.errors import InvalidInput, NotFound, Unavailable
+from engine.ports import free_port
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _LOG_TAIL_LINES = 12
@@ -95,7 +95,7 @@ class LocalPostgres:
         if not self._data.exists():
             self._initialise(timeout_seconds)
         if not self._port:
-            self._port = _free_port()
+            self._port = free_port()
         (self._data / "postmaster.pid").unlink(missing_ok=True)  # of a killed server: its pid may be reused
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -256,9 +256,3 @@ def _unprivileged() -> pwd.struct_passwd:
         return pwd.getpwnam("postgres")
     except KeyError:  # not from a package: POSTGRES_BIN
         return pwd.getpwnam("nobody")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

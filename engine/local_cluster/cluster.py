@@ -30,12 +30,12 @@ from engine.local_cluster.layout import (
     CALLERS,
     TICK_SECONDS,
     Layout,
-    free_port,
     require_free,
     write_configuration,
 )
 from engine.local_cluster.state import ProcessName, StateDirectory
 from engine.local_cluster.store import write_fleet
+from engine.ports import free_port
 from engine.processes import start_time
 from engine.secrets import Secrets
 

@@ -13,6 +13,7 @@ from engine.db.options import DATABASE_URL
 from engine.errors import Conflict, InvalidInput
 from engine.local_cluster.certificates import CertificateFiles
 from engine.local_cluster.state import StateDirectory
+from engine.ports import free_port
 
 TICK_SECONDS = 0.5
 MOST_ENGINES = 16
@@ -76,13 +77,6 @@ def require_free(port: int, what: str, option: str) -> None:
                 f"port {port} of 127.0.0.1, meant for {what}, is in use: stop what uses it"
                 f" (`ss -ltnp 'sport = :{port}'`), or choose another with {option} (0 = any free)"
             ) from error
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_configuration(

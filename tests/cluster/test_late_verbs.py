@@ -17,7 +17,7 @@ from tests.cluster.latelink import LateLink
 
 pytestmark = pytest.mark.timeout(400)
 
-QUARANTINE_SECONDS = 15.0
+QUARANTINE_SECONDS = 8.0
 """Long enough for the heir to have done its part, and for us to look, also on a busy machine: what is tried
 here has to happen within it."""
 

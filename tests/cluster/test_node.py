@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.session import SessionSettings, open_session
 from engine.db import migrate
+from engine.ports import free_port
 from tests.cluster.conftest import Command, Workplace, eventually
 
 pytestmark = pytest.mark.timeout(180)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.lab import Json, Lab, laboratory
 
-ROUNDS = 20
+ROUNDS = 8
 CONTENDERS = 3
 
 pytestmark = pytest.mark.timeout(400)

@@ -15,13 +15,14 @@ import pytest
 
 from engine.api.cluster import ClusterWatch
 from engine.clock import utcnow
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.membership import Member, Membership, join
 from engine.coordination.paths import Paths
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.db import migrate
 from engine.errors import Unavailable
 from engine.plugin import EngineId, ShardId
+from engine.ports import free_port
 from tests.contract.api.served import (
     Served,
     alive,

@@ -20,9 +20,10 @@ import httpx
 import pytest
 
 from engine.cli.main import main
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.settings import SessionSettings
 from engine.db import migrate
+from engine.ports import free_port
 from engine.processes import leashed
 
 SHARDS = 16

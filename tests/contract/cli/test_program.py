@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
+from engine.ports import free_port
 from tests.contract.cli.conftest import run_engine, run_here
 
 COMMANDS = (

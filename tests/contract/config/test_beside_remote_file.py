@@ -18,7 +18,8 @@ from kazoo.client import KazooClient
 from oslo_config import _list_opts, cfg, sources
 
 from engine.config.driver import OPTS, ZooKeeperDriver, ZooKeeperSource
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
+from engine.ports import free_port
 
 TYPES: Mapping[str, Mapping[str, tuple[Callable[[str], cfg.Opt], Any]]] = {
     "DEFAULT": {"foo": (cfg.StrOpt, "bar")},

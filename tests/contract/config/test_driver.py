@@ -18,10 +18,11 @@ from oslo_config import cfg
 
 from engine.config import cache
 from engine.coordination.identity import TlsSettings
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.settings import SessionSettings
 from engine.coordination.snapshot import read_tree
 from engine.errors import InvalidInput, NotFound, Unavailable
+from engine.ports import free_port
 from engine.secrets import Secrets
 from tests.contract.config.conftest import Put
 

@@ -13,9 +13,10 @@ from oslo_config import cfg
 from engine.config.catalogue import OptionCatalogue
 from engine.config.live import LiveConfiguration, RestartNeeded
 from engine.config.shared import SharedConfiguration
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.session import Session, SessionSettings, open_session
 from engine.errors import Conflict, InvalidInput
+from engine.ports import free_port
 from engine.secrets import Secrets
 from tests.contract.config.conftest import Put
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from engine.coordination.distribution import Distribution
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.session import SessionSettings, open_session
 from engine.errors import Conflict, InvalidInput, Unavailable
+from engine.ports import free_port
 from tests.contract.coordination.conftest import settings_for
 
 ORPHANING_PARENT = """

@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from engine.coordination.closing import close_session
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.membership import join, observe_members
 from engine.coordination.session import Session, SessionIdentity, SessionSettings, open_session
 from engine.errors import AuthorityLost, Conflict, Unavailable
+from engine.ports import free_port
 from tests.contract.coordination.conftest import member, settings_for, until
 
 

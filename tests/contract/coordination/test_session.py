@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.session import (
     Check,
     Create,
@@ -24,6 +24,7 @@ from engine.coordination.session import (
     open_session,
 )
 from engine.errors import InvalidInput, NotFound, OutcomeUnknown, Unavailable
+from engine.ports import free_port
 from tests.contract.coordination.conftest import settings_for, until
 
 

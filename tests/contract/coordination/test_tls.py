@@ -16,9 +16,10 @@ from cryptography.x509.oid import NameOID
 
 from engine.coordination.closing import close_session
 from engine.coordination.identity import TlsSettings
-from engine.coordination.local import LocalServer, free_port
+from engine.coordination.local import LocalServer
 from engine.coordination.session import Create, SessionSettings, open_session
 from engine.errors import Unavailable
+from engine.ports import free_port
 from tests.contract.coordination.conftest import until
 
 

@@ -30,12 +30,12 @@ async def main() -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with open_session(settings, on_identity=tell) as session:
         await session.ensure(os.path.dirname(path))
-        await session.create(path, str(os.getpid()).encode(), ephemeral=True)
         beat.ready()
         beating = asyncio.create_task(beat.run())
+        await asyncio.sleep(0)  # with the first beat the supervisor's patience is a second, not a start's
         if what == "mute":
-            await asyncio.sleep(0)
             beating.cancel()
+        await session.create(path, str(os.getpid()).encode(), ephemeral=True)
         await stop.wait()
     return 0
 
