@@ -35,7 +35,7 @@ async def test_vms_of_a_fenced_host_run_again_elsewhere_and_once_the_important_o
         site.agents[1].crash()
         await site.becomes(high, "unknown")
         async with leading(ha_restart(site)):
-            await site.do("fence_host", host_id=site.rows[1].id, power="off")
+            await site.fence_off(1)
             for vm in (low, high):
                 await site.becomes(vm, "up")
                 assert len(site.running(vm)) == 1
@@ -85,7 +85,7 @@ async def test_a_vm_that_no_host_has_room_for_waits_and_runs_as_soon_as_one_has(
         site.agents[1].crash()
         await site.becomes(vm, "unknown")
         async with leading(ha_restart(site)):
-            await site.do("fence_host", host_id=site.rows[1].id, power="off")
+            await site.fence_off(1)
             await until(lambda: _waits(site))
             waits = await site.inventory.vm(vm.id)
             assert (waits.wanted, waits.restart_tries) == ("up", 0)
@@ -110,7 +110,7 @@ async def test_somebody_stops_a_vm_that_waits_for_its_next_try(site: VmSite) -> 
         site.agents[1].crash()
         await site.becomes(vm, "unknown")
         async with leading(ha_restart(site, retry_seconds=600.0)):
-            await site.do("fence_host", host_id=site.rows[1].id, power="off")
+            await site.fence_off(1)
             await until(lambda: _waits(site))
             await until(lambda: _free(site))
             history = await site.do("stop_vm", vm_id=vm.id)
@@ -127,7 +127,7 @@ async def test_the_next_leader_goes_on_where_the_last_one_was(site: VmSite) -> N
         site.agents[1].crash()
         await site.becomes(vm, "unknown")
         async with leading(ha_restart(site, retry_seconds=600.0), token=1):
-            await site.do("fence_host", host_id=site.rows[1].id, power="off")
+            await site.fence_off(1)
 
             async def tried() -> bool:
                 return (await site.inventory.vm(vm.id)).restart_tries == 1

@@ -218,6 +218,15 @@ class VmSite:
     async def _freed(self, command_id: str) -> bool:
         return await self.locks.command_token(command_id) is None
 
+    async def fence_off(self, number: int) -> History:
+        """Cut the power of a host that is silent, once its row says so: that of its VMs may be earlier."""
+
+        async def silent() -> bool:
+            return (await self.hosts.get(self.rows[number].id)).status == "non_responsive"
+
+        await until(silent)
+        return await self.do("fence_host", host_id=self.rows[number].id, power="off")
+
     async def becomes(self, vm: Vm, *statuses: str) -> Vm:
         async def there() -> bool:
             return (await self.inventory.vm(vm.id)).status in statuses

@@ -95,7 +95,7 @@ async def test_a_vm_whose_source_dies_on_the_way_is_settled_by_its_destination(s
         site.agents[0].crash()
         unknown = await site.becomes(vm, "unknown")
         assert (unknown.host_id, unknown.destination_id) == (site.rows[0].id, site.rows[2].id)
-        await site.do("fence_host", host_id=site.rows[0].id, power="off")
+        await site.fence_off(0)
         history = await site.end(command)  # it does not wait for the host that will not come back
         assert history.command.ended
         assert "does not run it" in history.command.error or "was fenced" in history.command.error
@@ -120,7 +120,7 @@ async def test_a_run_whose_host_is_fenced_goes_on_elsewhere(site: VmSite) -> Non
         for agent in site.agents:
             agent.faults.clear()
         await site.becomes(vm, "unknown")
-        await site.do("fence_host", host_id=site.rows[number].id, power="off")
+        await site.fence_off(number)
         history = await site.end(command)
         assert history.command.state is CommandState.SUCCEEDED, history.command.error
         assert len(site.running(vm)) == 1
@@ -137,7 +137,7 @@ async def test_a_stop_whose_host_is_fenced_has_happened(site: VmSite) -> None:
         site.agents[1].refuse()
         await site.becomes(vm, "unknown")
         command = await site.begin("stop_vm", vm_id=vm.id)
-        await site.do("fence_host", host_id=site.rows[1].id, power="off")
+        await site.fence_off(1)
         history = await site.end(command)
         assert history.command.state is CommandState.SUCCEEDED, history.command.error
         assert (await site.inventory.vm(vm.id)).host_id is None
@@ -280,7 +280,7 @@ async def test_vms_of_a_fenced_host_are_down_and_run_elsewhere(site: VmSite) -> 
         site.agents[1].refuse()  # its agent is gone; the VM runs on
         await site.becomes(vm, "unknown")
         assert site.running(vm) == [1]
-        history = await site.do("fence_host", host_id=site.rows[1].id, power="off")
+        history = await site.fence_off(1)
         assert history.command.state is CommandState.SUCCEEDED, history.command.error
         assert site.running(vm) == []
         down = await site.inventory.vm(vm.id)
