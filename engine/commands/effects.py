@@ -139,5 +139,7 @@ class Effects:
         except (AuthorityLost, Fenced):
             raise
         except Exception as error:
+            if not isinstance(error, EngineError | TimeoutError):
+                LOG.exception("command=%s step=%s: could not be undone", self._row.id, record.name)
             return error
         return None
